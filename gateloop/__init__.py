@@ -1,0 +1,1 @@
+"""gateloop: honest, fast, reproducible comparison of linear recurrent sequence models."""
