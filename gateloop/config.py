@@ -399,3 +399,21 @@ DATA: dict[str, type[DataConfig]] = {
     "wt2": TextConfig,
     "text": TextConfig,
 }
+
+
+# -- what follows from a config ----------------------------------------------------------
+
+
+def phase_control(transition: TransitionConfig) -> PhaseControl:
+    """Who makes the phase: null means the data in the complex domain, nobody elsewhere."""
+    if transition.phase.control is not None:
+        return transition.phase.control
+    return PhaseControl.data if transition.domain is Domain.complex else PhaseControl.none
+
+
+def key_value_sizes(
+    d_model: int, heads: int | None, d_key: int | None, d_value: int | None
+) -> tuple[int, int, int]:
+    """(heads, d_key, d_value) with the defaults filled in: max-headed, one channel each."""
+    heads = heads or d_model
+    return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)

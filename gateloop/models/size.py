@@ -1,0 +1,47 @@
+"""Parameter counts on the meta device, and the channel-mixing width that meets a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gateloop.config import ModelConfig
+from gateloop.errors import InputError
+from gateloop.models.block import Block
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def block_parameters(
+    config: ModelConfig, time_mixing: Callable[[], nn.Module], d_channel: int
+) -> int:
+    """Parameters of one layer at a channel-mixing width, without allocating any."""
+    with torch.device("meta"):
+        return count(
+            Block(time_mixing(), config.d_model, d_channel, 0.0, config.norm_placement)
+        )
+
+
+def channel_width(config: ModelConfig, time_mixing: Callable[[], nn.Module]) -> int:
+    """model.d_channel where given, else from model.parameters, else twice d_model.
+
+    The budget counts the layers, without embedding and head, so that one size serves every
+    vocabulary. Raises InputError where the time mixing alone exceeds the budget.
+    """
+    if config.d_channel is not None:
+        return config.d_channel
+    if config.parameters is None:
+        return 2 * config.d_model
+    least = block_parameters(config, time_mixing, 1)
+    per_unit = block_parameters(config, time_mixing, 2) - least
+    width = 1 + round((config.parameters / config.layers - least) / per_unit)
+    if width < 1:
+        raise InputError(
+            f"model.parameters={config.parameters:,} is less than the {least * config.layers:,} "
+            "that the layers have without channel mixing; raise it, or lower model.d_model"
+        )
+    return width
