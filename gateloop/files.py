@@ -1,0 +1,86 @@
+"""Writing files whole or not at all, and finding what is packed beside the code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gateloop.errors import InputError
+
+_REASONS = {
+    errno.ENOSPC: (
+        "no space left on the device",
+        "free some space and give the same command again",
+    ),
+    errno.EDQUOT: ("disk quota exceeded", "free some space and give the same command again"),
+    errno.EFBIG: ("file too large for the file system or its limit", "raise the limit (ulimit -f)"),
+    errno.EACCES: ("permission denied", "make it accessible to this user, or give another folder"),
+    errno.EPERM: ("operation not permitted", "make it writable, or give another folder"),
+    errno.EROFS: ("read-only file system", "give another folder"),
+    errno.ENOTDIR: ("a file stands where a folder is needed", "remove it, or give another folder"),
+    errno.EEXIST: ("a file stands where a folder is needed", "remove it, or give another folder"),
+    errno.EISDIR: ("a folder stands where a file is needed", "remove it, or give another folder"),
+    errno.ENAMETOOLONG: ("the name is too long", "give a shorter path"),
+    errno.EIO: ("the device reports an input/output error", "give a folder on another device"),
+    errno.ENOLCK: ("the file system has no locks", "give a folder on a file system with locks"),
+}
+
+
+@contextmanager
+def clear_disk_errors(what: str) -> Iterator[None]:
+    """Turn a disk that is full, read-only or forbidden into one line that names ``what``.
+
+    Raises InputError in place of an OSError that the user can remedy; other errors pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        number = errno.ENOSPC if _short_write(error) else error.errno
+        if number not in _REASONS:
+            raise
+        reason, remedy = _REASONS[number]
+        where = f" ({error.filename})" if error.filename else ""
+        raise InputError(f"{what}{where}: {reason}; {remedy}") from error
+
+
+def _short_write(error: OSError) -> bool:
+    # numpy's tofile says "N requested and M written", without an error number
+    return error.errno is None and "requested and" in str(error)
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text to ``path``: afterwards the file is the old one or the new one, whole."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may only say so here
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomic(path: str | os.PathLike[str], content: Any) -> None:
+    """Write ``content`` as indented JSON, as write_text_atomic does."""
+    write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def packed(name: str) -> Path:
+    """The folder or file ``name`` (``conf``, …): at a checkout's root, else inside the package.
+
+    A folder beside an installed package is somebody else's, so only a checkout's root counts.
+    """
+    package = Path(__file__).resolve().parent
+    root = package.parent
+    inside = package / name
+    if (root / "pyproject.toml").is_file() or not inside.exists():
+        return root / name
+    return inside

@@ -1,0 +1,229 @@
+"""Contradictions between keys, each with its remedy. Types and ranges are the schemas' affair."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from gateloop import derived
+from gateloop.config import (
+    MODELS,
+    AmplitudeActivation,
+    AmplitudeControl,
+    Config,
+    Domain,
+    GateLoopConfig,
+    MemoryHorizonConfig,
+    ModelConfig,
+    ModeName,
+    OutputNorm,
+    Parametrisation,
+    PhaseActivation,
+    PhaseControl,
+    Protocol,
+    TextConfig,
+    TokenizerName,
+    TrackerName,
+)
+from gateloop.errors import InputError
+
+
+def check(config: Config) -> None:
+    """Raise InputError for the first contradiction between two keys."""
+    _check_mode(config)
+    _check_batch(config)
+    if isinstance(config.model, GateLoopConfig):
+        _check_heads(config.model)
+        _check_output_norm(config.model)
+        _check_transition(config.model)
+    if isinstance(config.data, MemoryHorizonConfig):
+        _check_memory_horizon(config.data, config.model)
+    if isinstance(config.data, TextConfig):
+        _check_text(config.data)
+    _check_schedule(config)
+
+
+def check_packages(config: Config) -> None:
+    """Raise InputError where the config asks for an optional package that is not installed."""
+    needs = {
+        TrackerName.wandb: ("wandb",),
+        TrackerName.tensorboard: ("tensorboard", "tensorboardX"),
+        TokenizerName.gpt2: ("tokenizers",),
+        TokenizerName.sentencepiece: ("sentencepiece",),
+    }
+    asked: list[tuple[str, TrackerName | TokenizerName]] = [("tracker", config.tracker.name)]
+    if isinstance(config.data, TextConfig):
+        asked.append(("data.tokenizer", config.data.tokenizer))
+    for key, name in asked:
+        packages = needs.get(name, ())
+        if packages and not any(find_spec(package) for package in packages):
+            raise InputError(
+                f"{key}={name.name}: needs the package {packages[0]}, which is not installed; "
+                f"pip install {packages[0]}"
+            )
+
+
+def _check_mode(config: Config) -> None:
+    mode, admitted = config.mode.name, MODELS[config.model.name].modes
+    if mode is not ModeName.auto and mode not in admitted:
+        names = ", ".join(["auto", *(name.name for name in admitted)])
+        raise InputError(
+            f"mode={mode.name}: model={config.model.name} does not admit it; choose one of {names}"
+        )
+
+
+def _check_batch(config: Config) -> None:
+    data, devices = config.data, config.trainer.devices
+    if data.batch_size is not None and data.batch_tokens is not None:
+        raise InputError(
+            f"data.batch_size={data.batch_size} and data.batch_tokens={data.batch_tokens}: "
+            "both give the batch; keep one"
+        )
+    if data.batch_size is None and data.batch_tokens is None:
+        raise InputError("data.batch_size=null: no batch; set data.batch_size or data.batch_tokens")
+    if data.batch_tokens is not None and data.batch_tokens % data.length:
+        raise InputError(
+            f"data.batch_tokens={data.batch_tokens} is no multiple of data.length={data.length}; "
+            f"nearest: {_multiple(data.batch_tokens, data.length)}"
+        )
+    batch = derived.sequences(config)
+    if batch % devices:
+        raise InputError(
+            f"the batch of {batch} sequences (data.batch_size) does not divide over "
+            f"trainer.devices={devices}; nearest: {_multiple(batch, devices)}"
+        )
+    micro = data.micro_batch_size
+    if micro is not None and batch % (devices * micro):
+        raise InputError(
+            f"data.micro_batch_size={micro}: the batch of {batch} sequences is no multiple of "
+            f"trainer.devices × data.micro_batch_size = {devices * micro}; take a divisor of "
+            f"{batch // devices}"
+        )
+
+
+def _multiple(number: int, step: int) -> int:
+    return max(1, round(number / step)) * step
+
+
+def _check_heads(model: GateLoopConfig) -> None:
+    if model.heads is None or (model.d_key and model.d_value):
+        return
+    if model.d_model % model.heads:
+        divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
+        nearest = min(divisors, key=lambda n: abs(n - derived.heads(model)))
+        raise InputError(
+            f"model.heads={model.heads} does not divide model.d_model={model.d_model}; "
+            f"nearest: {nearest}, or give both model.d_key and model.d_value"
+        )
+
+
+def _check_output_norm(model: GateLoopConfig) -> None:
+    norm, groups, channels = model.output_norm, model.output_norm_groups, derived.d_inner(model)
+    if norm in (OutputNorm.group, OutputNorm.group_over_time) and channels % groups:
+        raise InputError(
+            f"model.output_norm_groups={groups} does not divide the {channels} channels that "
+            f"model.output_norm={norm.name} norms; take a divisor of {channels}"
+        )
+    alone = groups == channels if norm is OutputNorm.group else channels == 1
+    if norm in (OutputNorm.group, OutputNorm.layer) and alone:
+        raise InputError(
+            f"model.output_norm={norm.name}: one channel a group, and the norm of one channel at "
+            "one position is always zero; take fewer groups (model.output_norm_groups), or "
+            "model.output_norm=rms"
+        )
+
+
+def _check_transition(model: GateLoopConfig) -> None:
+    transition = model.transition
+    domain, amplitude = transition.domain, transition.amplitude
+    phase = derived.phase_control(model)
+    if domain is not Domain.complex and phase is not PhaseControl.none:
+        raise InputError(
+            f"model.transition.phase.control={phase.name}: model.transition.domain={domain.name} "
+            "has no phase; take none or null, or model.transition.domain=complex"
+        )
+    if domain is Domain.signed and amplitude.control is not AmplitudeControl.data:
+        raise InputError(
+            f"model.transition.amplitude.control={amplitude.control.name}: "
+            "model.transition.domain=signed takes its sign from the data; take data, or "
+            "model.transition.domain=real"
+        )
+    if domain is Domain.signed and amplitude.activation is not AmplitudeActivation.sigmoid:
+        raise InputError(
+            f"model.transition.amplitude.activation={amplitude.activation.name}: "
+            "model.transition.domain=signed has tanh in its place; leave it out"
+        )
+    if transition.parametrisation is Parametrisation.cartesian:
+        _check_cartesian(model, phase)
+    if transition.ring.inner >= transition.ring.outer:
+        raise InputError(
+            f"model.transition.ring.inner={transition.ring.inner} is not below "
+            f"model.transition.ring.outer={transition.ring.outer}; lower the one or raise the other"
+        )
+
+
+def _check_cartesian(model: GateLoopConfig, phase: PhaseControl) -> None:
+    transition = model.transition
+    cartesian = "model.transition.parametrisation=cartesian"
+    if transition.domain is not Domain.complex:
+        raise InputError(
+            f"{cartesian}: needs model.transition.domain=complex, not {transition.domain.name}; "
+            "take polar"
+        )
+    if transition.amplitude.control is not AmplitudeControl.data or phase is not PhaseControl.data:
+        raise InputError(
+            f"{cartesian}: reads amplitude and phase off one projection of the input, so "
+            "model.transition.amplitude.control and model.transition.phase.control are both data; "
+            "take polar"
+        )
+    if transition.phase.activation is not PhaseActivation.identity:
+        raise InputError(
+            f"{cartesian}: the phase is the angle itself, model.transition.phase.activation="
+            f"{transition.phase.activation.name} has no place; leave it out"
+        )
+
+
+def _check_memory_horizon(data: MemoryHorizonConfig, model: ModelConfig) -> None:
+    if len(data.test_lengths) != len(data.test_resets):
+        raise InputError(
+            f"data.test_lengths has {len(data.test_lengths)} elements and data.test_resets has "
+            f"{len(data.test_resets)}; give one number of resets for each length"
+        )
+    pairs = [("data.resets", data.length, data.resets)]
+    pairs += [("data.test_resets", n, r) for n, r in zip(data.test_lengths, data.test_resets)]
+    for key, length, resets in pairs:
+        if resets > length:
+            raise InputError(
+                f"{key}={resets}: more than the {length} positions of the sample; "
+                f"take at most {length}"
+            )
+    if model.tied:
+        raise InputError(
+            f"model.tied=true: data={data.name} has other classes at its output than at its "
+            "input, so head and embedding cannot share weights; take false"
+        )
+
+
+def _check_text(data: TextConfig) -> None:
+    if data.name == "text" and data.path is None:
+        raise InputError("data.path=null: data=text needs a text file or folder; set data.path=…")
+    if data.stride is None:
+        return
+    if data.protocol is not Protocol.sliding:
+        raise InputError(
+            f"data.stride={data.stride}: has no meaning under data.protocol={data.protocol.name}; "
+            "take data.protocol=sliding, or leave it out"
+        )
+    if data.stride > data.length:
+        raise InputError(
+            f"data.stride={data.stride} is greater than data.length={data.length}: tokens between "
+            f"windows would not be scored; take at most {data.length}"
+        )
+
+
+def _check_schedule(config: Config) -> None:
+    warmup, steps = config.optimizer.warmup_steps, config.trainer.max_steps
+    if warmup is not None and warmup > steps:
+        raise InputError(
+            f"optimizer.warmup_steps={warmup} is greater than trainer.max_steps={steps}; "
+            f"take at most {steps}"
+        )
