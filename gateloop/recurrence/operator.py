@@ -1,0 +1,216 @@
+"""The one operator of the package: what it takes, its dtypes, and the choice of a mode."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+from gateloop.recurrence.recurrent import recurrent
+from gateloop.recurrence.scan import scan
+
+MODES = ("recurrent", "scan")  # chunkwise and attention follow
+
+# exp(-100) is zero beside one in any precision; -inf in a prefix sum would turn into NaN.
+LEAST_LOG_AMPLITUDE = -100.0
+
+_GATE_DTYPES = (torch.float32, torch.float64)
+_INPUT_DTYPES = (*_GATE_DTYPES, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+def gate_loop(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    beta: Tensor | None,
+    *,
+    mode: str = "scan",
+    state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The recurrence with the paper's gates: a = σ(alpha) · exp(i·beta) (arXiv 2311.01927).
+
+    ``alpha`` and ``beta`` are float32 or float64 and broadcastable to k; ``beta=None`` is a real
+    recurrence. Everything else as in :func:`gated_linear_recurrence`.
+    """
+    _check_gate("alpha", alpha, q)
+    return gated_linear_recurrence(
+        q, k, v, logsigmoid(alpha), beta, mode=mode, state=state, reset=reset
+    )
+
+
+def gated_linear_recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    *,
+    mode: str = "scan",
+    state: Tensor | None = None,
+    reset: Tensor | None = None,
+    complex_output: bool = False,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n),  a = exp(log_amplitude + i·phase).
+
+    Shapes
+        q, k (batch, length, heads, d_key) and v (batch, length, heads, d_value), real or complex.
+        log_amplitude and phase: four axes, each of the size of k's or 1. A length axis of 1 means
+        fixed transitions, which no mode expands over the batch or over time.
+        state (batch, heads, d_key, d_value): what came before the first step; None is zero.
+        reset (batch, length) bool: the state is zero before that step.
+    Returns
+        y (batch, length, heads, d_value) and the state after the last step. Both, and the state
+        handed in, are differentiable.
+    Dtypes
+        log_amplitude, phase and state are float32 or float64 (the state may be complex); q, k
+        and v may also be bfloat16 or float16. Everything is computed in float32, in float64 where
+        any argument is; autocast does not reach inside. y has v's real dtype, or is complex under
+        ``complex_output``; the state is complex unless every argument is real.
+    ``phase``
+        Radians; None for a real recurrence in (0, 1]; or a bool tensor, where True is a half turn
+        (a change of sign), which keeps a signed recurrence real.
+    ``log_amplitude``
+        At most 0. That is not checked, which would cost a pass over the data and a wait for the
+        device on every call: a positive value counts as 0 and one under -100 as -100, without
+        a gradient. -inf is allowed.
+    ``mode``
+        ``recurrent``, ``scan``, ``chunkwise``, ``attention`` or ``auto``, which takes ``recurrent``
+        for one step, ``scan`` where d_key = d_value = 1, else ``chunkwise``. All give the same
+        result. ``chunk`` is the length of chunkwise's chunks; the other modes ignore it.
+
+    Raises ValueError for wrong shapes, dtypes and modes.
+    """
+    _check(q, k, v, log_amplitude, phase, state, reset)
+    run = _mode(mode, q, v, chunk)
+
+    given = [t for t in (q, k, v, log_amplitude, phase, state) if t is not None]
+    wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
+    real = torch.float64 if wide else torch.float32
+    signed = phase is not None and phase.dtype == torch.bool
+    turns = phase is not None and not signed
+    is_complex = turns or any(t.is_complex() for t in given)
+
+    with torch.autocast(device_type=q.device.type, enabled=False):
+        y_dtype = v.real.dtype if v.is_complex() else v.dtype
+        q, k, v = (t.to(_COMPLEX[real] if t.is_complex() else real) for t in (q, k, v))
+        state_dtype = _COMPLEX[real] if is_complex else real
+        if state is None:
+            state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=state_dtype)
+        state = state.to(state_dtype)
+        log_amplitude = log_amplitude.to(real).clamp(LEAST_LOG_AMPLITUDE, 0.0)
+
+        sign = None
+        if signed:
+            assert phase is not None
+            sign = _signs(phase, q.shape[1], real)
+            q, k, phase = q * sign, k * sign, None
+        elif turns:
+            assert phase is not None
+            phase = phase.to(real)
+        y, last = run(q, k, v, log_amplitude, phase, state, reset, complex_output)
+        if sign is not None:
+            last = last * sign[:, -1, :, :, None]
+        if complex_output:
+            return y.to(_COMPLEX[real]), last
+        return y.to(y_dtype), last
+
+
+def _signs(half_turns: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """±1 by the parity of the half turns so far: h_n · sign_n has transitions of no sign.
+
+    Counted in integers, so exact at any length. A reset needs nothing: a zero has no sign.
+    """
+    if half_turns.shape[1] == length:
+        odd = half_turns.cumsum(1) % 2
+    else:
+        steps = torch.arange(1, length + 1, device=half_turns.device)
+        odd = (steps % 2)[:, None, None] * half_turns
+    return (1 - 2 * odd).to(dtype)
+
+
+def _mode(
+    mode: str, q: Tensor, v: Tensor, chunk: int | None
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk is {chunk!r}; it must be a whole number of at least 1")
+    if mode == "auto":
+        if q.shape[1] == 1:
+            mode = "recurrent"
+        else:
+            mode = "scan"
+    if mode == "recurrent":
+        return recurrent
+    if mode == "scan":
+        return scan
+    admitted = (*MODES, "auto")
+    nearest = difflib.get_close_matches(str(mode), admitted, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(admitted)}{hint}")
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor | None,
+    reset: Tensor | None,
+) -> None:
+    if q.ndim != 4:
+        raise ValueError(f"q has shape {tuple(q.shape)}; it must be (batch, length, heads, d_key)")
+    if k.shape != q.shape:
+        raise ValueError(f"k has shape {tuple(k.shape)}; it must be q's, {tuple(q.shape)}")
+    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
+        raise ValueError(
+            f"v has shape {tuple(v.shape)}; it must be (batch, length, heads, d_value) "
+            f"with q's first three, {tuple(q.shape[:3])}"
+        )
+    if q.shape[1] == 0:
+        raise ValueError("the sequence has length 0; it must have at least one step")
+    if math.prod(q.shape) == 0 or v.shape[3] == 0:
+        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0")
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.dtype not in _INPUT_DTYPES:
+            raise ValueError(f"{name} is {t.dtype}; it must be a floating or complex tensor")
+    _check_gate("log_amplitude", log_amplitude, q)
+    if phase is not None:
+        _check_gate("phase", phase, q, boolean=True)
+    if state is not None:
+        expected = (q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+        if tuple(state.shape) != expected:
+            raise ValueError(
+                f"state has shape {tuple(state.shape)}; it must be "
+                f"(batch, heads, d_key, d_value), here {expected}"
+            )
+        if state.dtype not in (*_GATE_DTYPES, *_COMPLEX.values()):
+            raise ValueError(f"state is {state.dtype}; it must be float32, float64 or complex")
+    if reset is not None and (
+        tuple(reset.shape) != tuple(q.shape[:2]) or reset.dtype != torch.bool
+    ):
+        raise ValueError(
+            f"reset is {reset.dtype} of shape {tuple(reset.shape)}; it must be bool of shape "
+            f"(batch, length), here {tuple(q.shape[:2])}"
+        )
+
+
+def _check_gate(name: str, gate: Tensor, q: Tensor, boolean: bool = False) -> None:
+    if gate.dtype not in _GATE_DTYPES and not (boolean and gate.dtype == torch.bool):
+        raise ValueError(
+            f"{name} is {gate.dtype}; gates must be float32 or float64, made outside autocast: "
+            "rounding them to 16 bits changes the output by up to 11 %"
+        )
+    if gate.ndim != 4 or any(g not in (1, n) for g, n in zip(gate.shape, q.shape, strict=True)):
+        raise ValueError(
+            f"{name} has shape {tuple(gate.shape)}; each of its four axes must be 1 or k's, "
+            f"{tuple(q.shape)}"
+        )
