@@ -45,7 +45,7 @@ class Transition(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLD = x_BLD.to(next(self.parameters()).dtype) if list(self.parameters()) else x_BLD
+            x_BLD = x_BLD if x_BLD.dtype == torch.float64 else x_BLD.float()
             if self.cartesian:
                 return self.plane(x_BLD)
             log_amplitude, half_turns = self.amplitude(x_BLD)

@@ -1,0 +1,112 @@
+"""Text from a trained run, step by step with a state of constant size.
+
+python -m gateloop.generate runs/<id> --prompt "…" --tokens 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+from gateloop.command import run_command
+from gateloop.errors import FINISHED, InputError
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from gateloop.models.language_model import LanguageModel
+
+PREFILL = 1024  # prompt tokens read at once; the state between two pieces is all that is kept
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see python -m gateloop.generate --help")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m gateloop.generate", description=__doc__)
+    parser.add_argument("run", help="the run's folder, runs/<id>")
+    parser.add_argument("--prompt", default="\n", help="text to go on from (default: a new line)")
+    parser.add_argument("--tokens", type=int, default=200, help="how many to write (200)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest (1)")
+    parser.add_argument("--top-k", type=int, help="only among the k likeliest")
+    parser.add_argument("--top-p", type=float, help="only among the likeliest that sum to p")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
+    options = parser.parse_args(argv)
+    checks = {
+        "--tokens": (options.tokens, options.tokens >= 1, "at least 1"),
+        "--temperature": (options.temperature, 0 <= options.temperature < 1e6, "0 or more"),
+        "--top-k": (options.top_k, options.top_k is None or options.top_k >= 1, "at least 1"),
+        "--top-p": (
+            options.top_p,
+            options.top_p is None or 0 < options.top_p <= 1,
+            "above 0 and at most 1",
+        ),
+        "--prompt": ("''", options.prompt != "", "at least one character"),
+    }
+    for name, (value, right, allowed) in checks.items():
+        if not right:
+            raise InputError(f"{name} {value}: must be {allowed}")
+    return options
+
+
+def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) -> int:
+    """One token from logits (vocabulary,), by temperature, then top-k, then top-p."""
+    import torch
+
+    if options.temperature == 0:
+        return int(logits_V.argmax())
+    logits_V = logits_V.float() / options.temperature
+    if options.top_k is not None and options.top_k < len(logits_V):
+        least = logits_V.topk(options.top_k).values[-1]
+        logits_V = logits_V.masked_fill(logits_V < least, -torch.inf)
+    probabilities_V = logits_V.softmax(-1)
+    if options.top_p is not None:
+        ordered, order = probabilities_V.sort(descending=True)
+        # A token stays while those before it sum to less than p: the likeliest always does.
+        unlikely = ordered.cumsum(0) - ordered >= options.top_p
+        probabilities_V[order[unlikely]] = 0
+    return int(torch.multinomial(probabilities_V, 1, generator=generator))
+
+
+def tokens(
+    model: LanguageModel, prompt: list[int], options: argparse.Namespace
+) -> Iterator[int]:
+    """Endless samples after ``prompt``; memory and time per token do not grow."""
+    import torch
+
+    generator = torch.Generator().manual_seed(options.seed)
+    state = None
+    with torch.inference_mode():
+        for piece in torch.tensor(prompt)[None].split(PREFILL, dim=1):
+            logits_BLV, state = model(piece, state)
+        while True:
+            token = sample(logits_BLV[0, -1], options, generator)
+            yield token
+            logits_BLV, state = model(torch.tensor([[token]]), state)
+
+
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+    from itertools import islice
+
+    from gateloop.loading import load
+
+    model, tokenizer, config = load(options.run)
+    if tokenizer is None:
+        raise InputError(f"{options.run} was trained on {config.data.name}, which is no text")
+    prompt = [int(token) for token in tokenizer.encode(options.prompt)]
+    stream = islice(tokens(model, prompt, options), options.tokens)
+    sys.stdout.write(options.prompt)
+    for text in tokenizer.decode_stream(stream):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return FINISHED
+
+
+if __name__ == "__main__":
+    run_command(main)

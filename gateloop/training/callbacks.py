@@ -1,0 +1,186 @@
+"""What happens between optimiser steps: metrics, validation, checkpoints, in this order."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from gateloop.config import Config, tokens_per_step
+from gateloop.data import Source
+from gateloop.errors import Interrupted
+from gateloop.training import checkpoint
+from gateloop.training.evaluation import evaluate
+from gateloop.training.interruption import Interruption
+from gateloop.training.module import Training
+from gateloop.training.progress import Progress
+from gateloop.training.record import RunFolder
+
+
+class StepCallback(pl.Callback):
+    """A callback that is asked once per optimiser step, not once per micro-batch."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if (index + 1) % trainer.accumulate_grad_batches == 0:
+            assert isinstance(module, Training)
+            self.after_step(trainer, module, trainer.global_step)
+
+    def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
+        """Called after optimiser step number ``step``, counted from 1."""
+
+
+def log(trainer: pl.Trainer, folder: RunFolder, step: int, metrics: dict[str, float]) -> None:
+    """One line of metrics.jsonl, and the same to the tracker if there is one."""
+    if trainer.is_global_zero:
+        folder.append_metrics({"step": step, **metrics})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+
+
+class Metrics(StepCallback):
+    """Loss, learning rate, gradient norm and throughput, every trainer.log_every steps."""
+
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.seconds = 0.0
+        self.started = self.since = 0.0
+        self.last_step = 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds + time.perf_counter() - self.started}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = self.since = time.perf_counter()
+        self.last_step = trainer.global_step
+        self.progress.start(trainer.global_step)
+
+    def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
+        self.progress.advance(step)
+        if step % self.config.trainer.log_every and step != self.config.trainer.max_steps:
+            return
+        now = time.perf_counter()
+        steps, elapsed = step - self.last_step, max(now - self.since, 1e-9)
+        metrics = {
+            "train/loss": float(module.step_loss),
+            "train/gradient_norm": float(module.gradient_norm),
+            "lr": float(trainer.optimizers[0].param_groups[-1]["lr"]),
+            "tokens": float(step * tokens_per_step(self.config)),
+            "tokens_per_second": steps * tokens_per_step(self.config) / elapsed,
+        }
+        log(trainer, self.folder, step, metrics)
+        self.progress.report(step, metrics)
+        self.last_step, self.since = step, now
+
+
+class Validation(StepCallback):
+    """Validation every trainer.validate_every steps and after the last; keeps the best weights.
+
+    A validation that an interruption cut off is marked due in the checkpoint and made up first
+    thing after the resume, so that the record misses none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        folder: RunFolder,
+        interruption: Interruption,
+        progress: Progress,
+    ) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.evaluation = source.evaluations("validation")[0]
+        self.interruption = interruption
+        self.best_loss, self.best_step = float("inf"), 0
+        self.due = True  # the loss before the first step is worth a line
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss": self.best_loss, "best_step": self.best_step, "due": self.due}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self.due = state["due"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Training)
+        self.validate(trainer, module, trainer.global_step)
+
+    def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
+        settings = self.config.trainer
+        self.due = step % settings.validate_every == 0 or step == settings.max_steps
+        self.validate(trainer, module, step)
+
+    def validate(self, trainer: pl.Trainer, module: Training, step: int) -> None:
+        if not self.due or self.interruption.requested:
+            return
+        started = time.perf_counter()
+        try:
+            scores = evaluate(
+                module.model,
+                self.evaluation,
+                mode=self.config.mode.name,
+                sequences=self.config.data.test_batch_size,
+                device=module.device,
+                stop=lambda: self.interruption.requested,
+            )
+        except Interrupted:
+            return
+        self.due = False
+        metrics = {f"val/{name}": value for name, value in scores.metrics.items()}
+        metrics["val/seconds"] = time.perf_counter() - started
+        log(trainer, self.folder, step, metrics)
+        self.progress.report(step, metrics)
+        if step and scores.metrics["loss"] < self.best_loss:
+            self.best_loss, self.best_step = scores.metrics["loss"], step
+            self.save_best(module, step)
+
+    def save_best(self, module: Training, step: int) -> None:
+        import torch
+
+        content = {"model": module.model.state_dict(), "step": step, "loss": self.best_loss}
+        folder = self.folder.path / "checkpoints"
+        checkpoint.save(folder, checkpoint.BEST, step, lambda path: torch.save(content, path))
+
+
+class Checkpoints(StepCallback):
+    """A checkpoint every trainer.checkpoint_every steps, at the end, and when interrupted.
+
+    Comes after the others, so that what it saves includes this step's validation; raises
+    Interrupted once everything is on the disk.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, interruption: Interruption) -> None:
+        self.config, self.interruption = config, interruption
+        self.folder: Path = folder.path / "checkpoints"
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.interruption.install()  # Lightning has put its own handlers over ours
+        if self.interruption.requested:
+            self.save_and_leave(trainer)
+
+    def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
+        if self.interruption.requested:
+            self.save_and_leave(trainer)
+        settings = self.config.trainer
+        if step % settings.checkpoint_every == 0 or step == settings.max_steps:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        checkpoint.save(
+            self.folder,
+            checkpoint.STEP,
+            trainer.global_step,
+            lambda path: trainer.save_checkpoint(path),
+        )
+
+    def save_and_leave(self, trainer: pl.Trainer) -> None:
+        self.save(trainer)
+        raise Interrupted(
+            f"interrupted at step {trainer.global_step}; saved, the same command goes on from there"
+        )

@@ -1,0 +1,94 @@
+"""Checkpoints on disk: written whole or not at all, verified by their own names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gateloop.errors import InputError
+from gateloop.files import clear_disk_errors
+
+STEP, BEST = "step", "best"
+KEPT = {STEP: 2, BEST: 1}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """``<kind>-00000300-<digest>.ckpt``: the name carries the content's digest, so that one rename
+    publishes both, and a file cut short or changed is known before it is opened."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        return int(self.path.name.split("-")[1])
+
+    def intact(self) -> bool:
+        return self.path.stem.split("-")[2] == digest(self.path)
+
+    def load(self) -> dict[str, Any]:
+        """The content, as tensors and plain values; nothing in it is executed.
+
+        Raises InputError where the file is damaged.
+        """
+        if not self.intact():
+            raise InputError(f"{self.path} is damaged; run its command again with rerun=true")
+        content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        return content
+
+
+def digest(path: Path) -> str:
+    state = hashlib.blake2b(digest_size=8)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def save(folder: Path, kind: str, step: int, write: Callable[[Path], None]) -> Checkpoint:
+    """Publish what ``write`` puts into the path it is given, then drop the oldest of its kind.
+
+    Raises InputError, with nothing half-written left, where the disk refuses.
+    """
+    temporary = folder / f".{kind}-{step:08d}.{os.getpid()}.tmp"
+    with clear_disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            final = folder / f"{kind}-{step:08d}-{digest(temporary)}.ckpt"
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    kept = Checkpoint(final)
+    others = [old for old in listing(folder, kind) if old != kept]
+    for old in others[: len(others) + 1 - KEPT[kind]]:
+        old.path.unlink()
+    return kept
+
+
+def listing(folder: Path, kind: str) -> list[Checkpoint]:
+    """Every checkpoint of a kind in ``folder``, oldest step first."""
+    found = (Checkpoint(path) for path in folder.glob(f"{kind}-*-*.ckpt"))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def newest_intact(folder: Path) -> Checkpoint | None:
+    """The last step's checkpoint that is whole; a damaged one is named on stderr and removed."""
+    for checkpoint in reversed(listing(folder, STEP)):
+        if checkpoint.intact():
+            return checkpoint
+        print(
+            f"gateloop: warning: {checkpoint.path} is damaged; falling back to the one before",
+            file=sys.stderr,
+        )
+        checkpoint.path.unlink()
+    return None

@@ -1,0 +1,84 @@
+"""Curves in W&B, CSV or TensorBoard, beside the metrics.jsonl that every run writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from gateloop.config import TrackerConfig, TrackerName
+from gateloop.errors import InputError
+
+
+def open_tracker(
+    settings: TrackerConfig, folder: Path, run_id: str, config: dict[str, Any]
+) -> Logger | None:
+    """The Lightning logger that ``tracker=`` asks for, continuing the curve of an earlier session.
+
+    ``auto`` is W&B, online where credentials are found and offline elsewhere, and nothing where
+    wandb is not installed; it never asks a question. Raises InputError where the tracker that was
+    asked for by name cannot be had.
+    """
+    name = settings.name
+    if name is TrackerName.none or (name is TrackerName.auto and not find_spec("wandb")):
+        return None
+    if name is TrackerName.csv:
+        return CSVLogger(folder, name="csv", version="")
+    if name is TrackerName.tensorboard:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    return open_wandb(settings, folder, run_id, config)
+
+
+def open_wandb(
+    settings: TrackerConfig, folder: Path, run_id: str, config: dict[str, Any]
+) -> Logger | None:
+    import wandb
+
+    insist = settings.name is TrackerName.wandb
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    if insist and mode == "online" and not wandb.api.api_key:
+        raise InputError(
+            "tracker=wandb: no credentials; run `wandb login`, set WANDB_API_KEY, "
+            "or take tracker=auto"
+        )
+    # Under a W&B agent its id wins, and ours is a field of the config.
+    wandb_id = os.environ.get("WANDB_RUN_ID") or run_id
+    arguments: dict[str, Any] = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "group": settings.group,
+        "name": run_id,
+        "id": wandb_id,
+        "dir": str(folder),
+        "resume": "allow",
+        "config": {**config, "run_id": run_id},
+        "settings": wandb.Settings(silent=True, console="off", init_timeout=60),
+    }
+    try:
+        run = wandb.init(mode=mode, **arguments)  # type: ignore[arg-type]
+    except wandb.errors.Error as error:
+        if insist:
+            raise InputError(f"tracker=wandb: {first_line(error)}; or take tracker=auto") from None
+        print(f"gateloop: W&B: {first_line(error)}; going on offline", file=sys.stderr)
+        run = wandb.init(mode="offline", **arguments)
+    return WandbLogger(experiment=run)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def close_tracker(tracker: Logger | None, summary: dict[str, float]) -> None:
+    """Hand the final metrics over and end the tracker's run."""
+    if tracker is None:
+        return
+    if isinstance(tracker, WandbLogger):
+        tracker.experiment.summary.update(summary)
+        tracker.experiment.finish(quiet=True)
+    else:
+        tracker.log_metrics(summary)
+        tracker.finalize("success")
