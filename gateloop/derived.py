@@ -60,3 +60,8 @@ def phase_control(model: GateLoopConfig) -> PhaseControl:
         return given
     complex_domain = model.transition.domain is Domain.complex
     return PhaseControl.data if complex_domain else PhaseControl.none
+
+
+def tokens_per_step(config: Config) -> int:
+    """Tokens that one optimiser step sees, all devices together."""
+    return sequences(config) * config.data.length

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from gateloop.config import Config, tokens_per_step
+from gateloop.config import Config
 from gateloop.data import Source
+from gateloop.derived import tokens_per_step
 from gateloop.errors import Interrupted
 from gateloop.training import checkpoint
 from gateloop.training.evaluation import evaluate

@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from gateloop.config import Config, Schedule, warmup_steps
+from gateloop.config import Config, Schedule
+from gateloop.derived import warmup_steps
 
 
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, object]]:
