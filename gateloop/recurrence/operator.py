@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-
+from gateloop.recurrence.attention import attention
+from gateloop.recurrence.chunkwise import CHUNK, chunkwise
 from gateloop.recurrence.recurrent import recurrent
 from gateloop.recurrence.scan import scan
 
-MODES = ("recurrent", "scan")  # chunkwise and attention follow
+MODES = ("recurrent", "scan", "chunkwise", "attention")
 
 # exp(-100) is zero beside one in any precision; -inf in a prefix sum would turn into NaN.
 LEAST_LOG_AMPLITUDE = -100.0
@@ -146,11 +147,15 @@ def _mode(
         if q.shape[1] == 1:
             mode = "recurrent"
         else:
-            mode = "scan"
+            mode = "scan" if q.shape[3] == v.shape[3] == 1 else "chunkwise"
     if mode == "recurrent":
         return recurrent
     if mode == "scan":
         return scan
+    if mode == "attention":
+        return attention
+    if mode == "chunkwise":
+        return lambda *arguments: chunkwise(*arguments, chunk=chunk or CHUNK)
     admitted = (*MODES, "auto")
     nearest = difflib.get_close_matches(str(mode), admitted, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""The state transition a = exp(log_amplitude + i·phase), with a gradient that divides by nothing."""
+"""The state transition a = exp(log_amplitude + i·phase), with a gradient free of divisions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,198 @@
+"""Mode ``chunkwise``: matrix products inside chunks, a short recurrence over the chunks.
+
+Within a chunk, phases are prefix sums from its start that rotate q and k, so they cost no
+exponent and everything inside is real, with real and imaginary part side by side along the keys.
+Amplitudes that differ by key enter between sub-blocks by way of a reference row at the later
+sub-block's start: q_n e^{A_n − A_ref} and k_m e^{A_ref − A_m}, both exponents ≤ 0. Within a
+sub-block the differences are explicit. Where all keys of a head share one amplitude, the whole
+chunk is one sub-block: (q kᵀ) ⊙ e^{A_n − A_m}.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gateloop.recurrence.transition import transition
+
+CHUNK = 64
+BLOCK = 16
+
+
+def chunkwise(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHV: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    state_BHKV: Tensor,
+    reset_BL: Tensor | None,
+    complex_output: bool,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Read-out and final state by chunks. Complex v and a complex read-out by linearity."""
+
+    def read(q: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return _real_readout(q, k_BLHK, v, log_amplitude, phase, state, reset_BL, chunk)
+
+    def read_all(q: Tensor) -> tuple[Tensor, Tensor]:
+        if not v_BLHV.is_complex():
+            return read(q, v_BLHV, state_BHKV)
+        y, last = read(q, v_BLHV.real, state_BHKV)
+        more_y, more_last = read(1j * q, v_BLHV.imag, torch.zeros_like(state_BHKV))
+        return y + more_y, last + 1j * more_last
+
+    y, last = read_all(q_BLHK)
+    if complex_output and last.is_complex():
+        y = torch.complex(y, read_all(-1j * q_BLHK)[0])
+    return y, last
+
+
+def _real_readout(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """Whole chunks first, then what is left of the length as one shorter chunk."""
+    length = q.shape[1]
+    whole = length - length % chunk
+    outputs = []
+    for steps, size in ((slice(0, whole), chunk), (slice(whole, length), length - whole)):
+        if steps.start == steps.stop:
+            continue
+        y, state = _equal_chunks(
+            q[:, steps],
+            k[:, steps],
+            v[:, steps],
+            _part(log_amplitude, steps),
+            None if phase is None else _part(phase, steps),
+            state,
+            None if reset is None else reset[:, steps],
+            size,
+        )
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _part(gate: Tensor, steps: slice) -> Tensor:
+    return gate if gate.shape[1] == 1 else gate[:, steps]
+
+
+def _equal_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Below, tensors are (batch, heads, chunks, size, keys or values)."""
+    real = v.dtype
+    planar = state.is_complex()
+    q, k, v = (_cut(t, size) for t in (q, k, v))
+    decay = _prefix_sums(log_amplitude, size)
+    end_decay, end_turn = decay[..., -1, :].to(real), None
+    turn = None
+    if phase is not None:
+        turn = _prefix_sums(phase, size).remainder(2 * math.pi).to(real)
+        end_turn = turn[..., -1, :]
+    if planar:
+        q, k = _rotate(q, turn, conjugate=True), _rotate(k, turn, conjugate=False)
+        if decay.shape[-1] > 1:
+            decay = torch.cat([decay, decay], dim=-1)
+
+    since_start = decay.to(real).exp()
+    until_end = (decay[..., -1:, :] - decay).to(real).exp()
+    carry = transition(end_decay, end_turn)[..., None]
+    segment = None
+    if reset is not None:
+        segment = reset.unflatten(1, (-1, size)).cumsum(-1)[:, None]
+        since_start = since_start.masked_fill((segment != 0)[..., None], 0)
+        until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
+        carry = carry.masked_fill((segment[..., -1] != 0)[..., None, None], 0)
+
+    added = (k * until_end).mT @ v
+    if planar:
+        added = torch.complex(*added.chunk(2, dim=-2))
+        if end_turn is not None:
+            added = added * torch.polar(torch.ones_like(end_turn), end_turn)[..., None]
+    before, last = _over_chunks(carry, added, state)
+    if planar:
+        before = torch.cat([before.real, before.imag], dim=-2)
+    y = (q * since_start) @ before + _inside(q, k, v, decay, segment)
+    return y.flatten(2, 3).transpose(1, 2), last
+
+
+def _cut(t: Tensor, size: int) -> Tensor:
+    return t.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+
+
+def _prefix_sums(gate: Tensor, size: int) -> Tensor:
+    """Sums from each chunk's start, in float64; of fixed gates for one chunk only."""
+    gate = gate.double()
+    if gate.shape[1] == 1:
+        count = torch.arange(1, size + 1, device=gate.device)
+        return gate.transpose(1, 2)[:, :, None] * count[:, None]
+    return _cut(gate, size).cumsum(-2)
+
+
+def _rotate(t: Tensor, turn: Tensor | None, conjugate: bool) -> Tensor:
+    """t · e^{± i·turn} as (real, ∓ imaginary) along the keys, so that q · k is Re(q k)."""
+    re, im = (t.real, t.imag) if t.is_complex() else (t, None)
+    if turn is None:
+        im = torch.zeros_like(re) if im is None else im
+    else:
+        cos, sin = turn.cos(), turn.sin() if conjugate else -turn.sin()
+        if im is None:
+            re, im = re * cos, re * sin
+        else:
+            re, im = re * cos - im * sin, re * sin + im * cos
+    return torch.cat([re, -im if conjugate else im], dim=-1)
+
+
+def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, and after the last."""
+    carries, inputs = carry.unbind(2), added.unbind(2)
+    before = []
+    for n in range(len(inputs)):
+        before.append(state)
+        state = torch.addcmul(inputs[n], carries[n if len(carries) > 1 else 0], state)
+    return torch.stack(before, dim=2), state
+
+
+def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
+    """What the steps of a chunk read of one another."""
+    real = v.dtype
+    size = q.shape[-2]
+    block = size if decay.shape[-1] == 1 else BLOCK
+    step = torch.arange(size, device=q.device)
+    outputs = []
+    for start in range(0, size, block):
+        rows, columns = slice(start, min(start + block, size)), slice(0, min(start + block, size))
+        q_rows, k_rows, decay_rows = q[..., rows, :], k[..., rows, :], decay[..., rows, :]
+        difference = decay_rows[..., :, None, :] - decay_rows[..., None, :, :]
+        weight = difference.clamp(max=0).to(real).exp()
+        if decay.shape[-1] == 1:
+            scores = (q_rows @ k_rows.mT) * weight[..., 0]
+        else:
+            scores = (q_rows[..., :, None, :] * k_rows[..., None, :, :] * weight).sum(-1)
+        if start > 0:
+            reference = decay[..., start - 1 : start, :]
+            earlier = slice(0, start)
+            left = q_rows * (decay_rows - reference).to(real).exp()
+            right = k[..., earlier, :] * (reference - decay[..., earlier, :]).to(real).exp()
+            scores = torch.cat([left @ right.mT, scores], dim=-1)
+        seen = step[columns] <= step[rows, None]
+        if segment is not None:
+            seen = seen & (segment[..., rows, None] == segment[..., None, columns])
+        outputs.append(scores.masked_fill(~seen, 0) @ v[..., columns, :])
+    return torch.cat(outputs, dim=-2)
