@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gateloop.config import Config
-from gateloop.draft import Draft, choose, did_you_mean, nearest_key, shorten
+from gateloop.draft import Draft, choose, did_you_mean, leaves, nearest_key, shorten
 from gateloop.errors import InputError
 from gateloop.files import packed
 from gateloop.keys import Key
@@ -75,6 +75,14 @@ def choices(group: str) -> list[str]:
     return sorted(file.stem for file in (packed("conf") / group).glob("*.yaml"))
 
 
+def default_choices() -> dict[str, str]:
+    """The choice of each group that an empty command line has."""
+    listed = OmegaConf.load(packed("conf") / "config.yaml").defaults
+    return {
+        group: choice for entry in listed if entry != "_self_" for group, choice in entry.items()
+    }
+
+
 def group_values(groups: dict[str, str]) -> dict[str, Any]:
     """What the chosen groups set, by dotted key; groups that are not chosen have their default."""
     try:
@@ -86,15 +94,6 @@ def group_values(groups: dict[str, str]) -> dict[str, Any]:
         raise InputError(f"{packed('conf')}: cannot be composed: {_first_line(error)}") from error
     assert isinstance(tree, dict)
     return leaves(tree)
-
-
-def leaves(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by dotted key; lists are values."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{prefix}{name}"
-        found.update(leaves(value, f"{key}.") if isinstance(value, dict) else {key: value})
-    return found
 
 
 def _choice(override: Override) -> str:
@@ -191,7 +190,7 @@ def _set(draft: Draft, override: Override) -> None:
         )
     if not dot and override.key not in draft.keys:
         near = get_close_matches(override.key, GROUPS, n=1) or _prefix_group(override.key)
-        near = near or nearest_key(override.key, list(draft.keys))
+        near = near or nearest_key(override.key, draft.settable())
         raise InputError(
             f"{override.key}={shorten(override.text)}: no such key or group"
             f"{did_you_mean(near)}; --help lists all"

@@ -5,7 +5,7 @@ They are never written back: a null that is filled in would change the run's id.
 
 from __future__ import annotations
 
-from gateloop.config import Config, Domain, GateLoopConfig, PhaseControl
+from gateloop.config import Config
 
 
 def sequences(config: Config) -> int:
@@ -15,6 +15,11 @@ def sequences(config: Config) -> int:
         return data.batch_tokens // data.length
     assert data.batch_size is not None
     return data.batch_size
+
+
+def tokens_per_step(config: Config) -> int:
+    """Positions per optimiser step, all devices together."""
+    return sequences(config) * config.data.length
 
 
 def micro_batch(config: Config) -> int:
@@ -31,37 +36,3 @@ def warmup_steps(config: Config) -> int:
     """Steps over which the learning rate rises: as given, else a tenth of all."""
     given = config.optimizer.warmup_steps
     return config.trainer.max_steps // 10 if given is None else given
-
-
-def heads(model: GateLoopConfig) -> int:
-    """Heads: as given, else as many as channels."""
-    return model.heads or model.d_model
-
-
-def d_key(model: GateLoopConfig) -> int:
-    """Keys per head: as given, else d_model / heads."""
-    return model.d_key or model.d_model // heads(model)
-
-
-def d_value(model: GateLoopConfig) -> int:
-    """Values per head: as given, else d_model / heads."""
-    return model.d_value or model.d_model // heads(model)
-
-
-def d_inner(model: GateLoopConfig) -> int:
-    """Width of the read-out, heads × d_value."""
-    return heads(model) * d_value(model)
-
-
-def phase_control(model: GateLoopConfig) -> PhaseControl:
-    """Phase control: as given, else data in the complex domain and none in a real one."""
-    given = model.transition.phase.control
-    if given is not None:
-        return given
-    complex_domain = model.transition.domain is Domain.complex
-    return PhaseControl.data if complex_domain else PhaseControl.none
-
-
-def tokens_per_step(config: Config) -> int:
-    """Tokens that one optimiser step sees, all devices together."""
-    return sequences(config) * config.data.length

@@ -59,6 +59,10 @@ class Draft:
         assert isinstance(config, Config)
         return config
 
+    def settable(self) -> list[str]:
+        """The keys that a command line may set: a group's choice brings the names."""
+        return [name for name in self.keys if not name.endswith(".name")]
+
     def _check_range(self, key: Key, text: str) -> None:
         value = OmegaConf.select(self._tree, key.name)
         for number in value if key.many else [value]:
@@ -83,7 +87,16 @@ class Draft:
             return f"a key of model={' and model='.join(models)}; this run has model={self.model}"
         if sources:
             return f"a key of data={' and data='.join(sources)}; this run has data={self.data}"
-        return f"no such key{did_you_mean(nearest_key(name, list(self.keys)))}; --help lists all"
+        return f"no such key{did_you_mean(nearest_key(name, self.settable()))}; --help lists all"
+
+
+def leaves(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted key; lists are values."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        found.update(leaves(value, f"{key}.") if isinstance(value, dict) else {key: value})
+    return found
 
 
 def _refuse_references(name: str, value: Any, text: str) -> None:

@@ -32,25 +32,30 @@ _REASONS = {
 
 
 @contextmanager
-def clear_disk_errors(what: str) -> Iterator[None]:
+def clear_disk_errors(what: object) -> Iterator[None]:
     """Turn a disk that is full, read-only or forbidden into one line that names ``what``.
 
-    Raises InputError in place of an OSError that the user can remedy; other errors pass.
+    Raises InputError in place of an error that the user can remedy; other errors pass.
     """
     try:
         yield
-    except OSError as error:
-        number = errno.ENOSPC if _short_write(error) else error.errno
+    except (OSError, RuntimeError) as error:
+        number = errno.ENOSPC if _short_write(error) else getattr(error, "errno", None)
         if number not in _REASONS:
             raise
         reason, remedy = _REASONS[number]
-        where = f" ({error.filename})" if error.filename else ""
+        name = getattr(error, "filename", None)
+        where = f" ({name})" if name and str(name) != str(what) else ""
         raise InputError(f"{what}{where}: {reason}; {remedy}") from error
 
 
-def _short_write(error: OSError) -> bool:
-    # numpy's tofile says "N requested and M written", without an error number
-    return error.errno is None and "requested and" in str(error)
+def _short_write(error: Exception) -> bool:
+    # A full disk comes without an error number from numpy ("N requested and M written") and from
+    # torch.save (whose zip writer ends up elsewhere than it should).
+    text = str(error)
+    return ("requested and" in text and "written" in text) or (
+        "inline_container" in text and ("unexpected pos" in text or "file write failed" in text)
+    )
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import types
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -73,7 +72,6 @@ def keys(config: Config) -> dict[str, Key]:
     return found
 
 
-@lru_cache(maxsize=None)
 def node_keys(schema: type, prefix: str) -> dict[str, Key]:
     """Every key under one dataclass, its names beginning with ``prefix``."""
     hints = get_type_hints(schema)

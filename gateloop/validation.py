@@ -23,6 +23,8 @@ from gateloop.config import (
     TextConfig,
     TokenizerName,
     TrackerName,
+    key_value_sizes,
+    phase_control,
 )
 from gateloop.errors import InputError
 
@@ -105,19 +107,22 @@ def _multiple(number: int, step: int) -> int:
 
 
 def _check_heads(model: GateLoopConfig) -> None:
-    if model.heads is None or (model.d_key and model.d_value):
+    heads = model.heads
+    if heads is None or (model.d_key and model.d_value):
         return
-    if model.d_model % model.heads:
+    if model.d_model % heads:
         divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - derived.heads(model)))
+        nearest = min(divisors, key=lambda n: abs(n - heads))
         raise InputError(
-            f"model.heads={model.heads} does not divide model.d_model={model.d_model}; "
+            f"model.heads={heads} does not divide model.d_model={model.d_model}; "
             f"nearest: {nearest}, or give both model.d_key and model.d_value"
         )
 
 
 def _check_output_norm(model: GateLoopConfig) -> None:
-    norm, groups, channels = model.output_norm, model.output_norm_groups, derived.d_inner(model)
+    norm, groups = model.output_norm, model.output_norm_groups
+    heads, _, d_value = key_value_sizes(model.d_model, model.heads, model.d_key, model.d_value)
+    channels = heads * d_value
     if norm in (OutputNorm.group, OutputNorm.group_over_time) and channels % groups:
         raise InputError(
             f"model.output_norm_groups={groups} does not divide the {channels} channels that "
@@ -135,17 +140,16 @@ def _check_output_norm(model: GateLoopConfig) -> None:
 def _check_transition(model: GateLoopConfig) -> None:
     transition = model.transition
     domain, amplitude = transition.domain, transition.amplitude
-    phase = derived.phase_control(model)
+    phase = phase_control(transition)
     if domain is not Domain.complex and phase is not PhaseControl.none:
         raise InputError(
             f"model.transition.phase.control={phase.name}: model.transition.domain={domain.name} "
             "has no phase; take none or null, or model.transition.domain=complex"
         )
-    if domain is Domain.signed and amplitude.control is not AmplitudeControl.data:
+    if domain is Domain.signed and amplitude.control is AmplitudeControl.one:
         raise InputError(
-            f"model.transition.amplitude.control={amplitude.control.name}: "
-            "model.transition.domain=signed takes its sign from the data; take data, or "
-            "model.transition.domain=real"
+            "model.transition.amplitude.control=one: model.transition.domain=signed needs an "
+            "amplitude that can be negative; take data or fixed, or model.transition.domain=real"
         )
     if domain is Domain.signed and amplitude.activation is not AmplitudeActivation.sigmoid:
         raise InputError(
@@ -189,7 +193,9 @@ def _check_memory_horizon(data: MemoryHorizonConfig, model: ModelConfig) -> None
             f"{len(data.test_resets)}; give one number of resets for each length"
         )
     pairs = [("data.resets", data.length, data.resets)]
-    pairs += [("data.test_resets", n, r) for n, r in zip(data.test_lengths, data.test_resets)]
+    pairs += [
+        ("data.test_resets", n, r) for n, r in zip(data.test_lengths, data.test_resets, strict=True)
+    ]
     for key, length, resets in pairs:
         if resets > length:
             raise InputError(
