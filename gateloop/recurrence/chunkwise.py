@@ -100,35 +100,36 @@ def _equal_chunks(
     planar = state.is_complex()
     q, k, v = (_cut(t, size) for t in (q, k, v))
     decay = _prefix_sums(log_amplitude, size)
-    end_decay, end_turn = decay[..., -1, :].to(real), None
-    turn = None
-    if phase is not None:
-        turn = _prefix_sums(phase, size).remainder(2 * math.pi).to(real)
-        end_turn = turn[..., -1, :]
-    if planar:
-        q, k = _rotate(q, turn, conjugate=True), _rotate(k, turn, conjugate=False)
-        if decay.shape[-1] > 1:
-            decay = torch.cat([decay, decay], dim=-1)
+    turn = None if phase is None else _prefix_sums(phase, size)
+    segment = None if reset is None else reset.unflatten(1, (-1, size)).cumsum(-1)[:, None]
 
     since_start = decay.to(real).exp()
     until_end = (decay[..., -1:, :] - decay).to(real).exp()
-    carry = transition(end_decay, end_turn)[..., None]
-    segment = None
-    if reset is not None:
-        segment = reset.unflatten(1, (-1, size)).cumsum(-1)[:, None]
+    carry = transition(
+        decay[..., -1, :].to(real), None if turn is None else _wrap(turn[..., -1, :], real)
+    )[..., None]
+    if segment is not None:
         since_start = since_start.masked_fill((segment != 0)[..., None], 0)
         until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
         carry = carry.masked_fill((segment[..., -1] != 0)[..., None, None], 0)
 
-    added = (k * until_end).mT @ v
+    # What a step reads of itself has no transition in it. Apart, it leaves no rounding in theirs.
+    itself = (q * k).sum(-1, keepdim=True)
+    y = (itself.real if itself.is_complex() else itself) * v
+    back = None if turn is None else _wrap(-turn, real)
     if planar:
+        to_end = None if turn is None else _wrap(turn[..., -1:, :] - turn, real)
+        added = (_planar(k, to_end) * _twice(until_end)).mT @ v
         added = torch.complex(*added.chunk(2, dim=-2))
-        if end_turn is not None:
-            added = added * torch.polar(torch.ones_like(end_turn), end_turn)[..., None]
+        # (q e^{iΦ_n}) (k e^{−iΦ_m}), its real part as one real product
+        q, k = _planar(q.conj(), back), _planar(k, back)
+        since_start, decay = _twice(since_start), _twice(decay)
+    else:
+        added = (k * until_end).mT @ v
     before, last = _over_chunks(carry, added, state)
     if planar:
         before = torch.cat([before.real, before.imag], dim=-2)
-    y = (q * since_start) @ before + _inside(q, k, v, decay, segment)
+    y = y + (q * since_start) @ before + _inside(q, k, v, decay, segment)
     return y.flatten(2, 3).transpose(1, 2), last
 
 
@@ -145,18 +146,26 @@ def _prefix_sums(gate: Tensor, size: int) -> Tensor:
     return _cut(gate, size).cumsum(-2)
 
 
-def _rotate(t: Tensor, turn: Tensor | None, conjugate: bool) -> Tensor:
-    """t · e^{± i·turn} as (real, ∓ imaginary) along the keys, so that q · k is Re(q k)."""
+def _wrap(angle: Tensor, dtype: torch.dtype) -> Tensor:
+    """Modulo a full turn while still in float64, so that float32 holds it exactly enough."""
+    return angle.remainder(2 * math.pi).to(dtype)
+
+
+def _planar(t: Tensor, turn: Tensor | None) -> Tensor:
+    """t · e^{i·turn}, its real and its imaginary part side by side along the keys."""
     re, im = (t.real, t.imag) if t.is_complex() else (t, None)
-    if turn is None:
-        im = torch.zeros_like(re) if im is None else im
-    else:
-        cos, sin = turn.cos(), turn.sin() if conjugate else -turn.sin()
+    if turn is not None:
+        cos, sin = turn.cos(), turn.sin()
         if im is None:
             re, im = re * cos, re * sin
         else:
             re, im = re * cos - im * sin, re * sin + im * cos
-    return torch.cat([re, -im if conjugate else im], dim=-1)
+    return torch.cat([re, torch.zeros_like(re) if im is None else im], dim=-1)
+
+
+def _twice(t: Tensor) -> Tensor:
+    """For the planar pairs; one that all keys share broadcasts as it is."""
+    return t if t.shape[-1] == 1 else torch.cat([t, t], dim=-1)
 
 
 def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +179,7 @@ def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, T
 
 
 def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
-    """What the steps of a chunk read of one another."""
+    """What each step of a chunk reads of those before it."""
     real = v.dtype
     size = q.shape[-2]
     block = size if decay.shape[-1] == 1 else BLOCK
@@ -191,7 +200,7 @@ def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | No
             left = q_rows * (decay_rows - reference).to(real).exp()
             right = k[..., earlier, :] * (reference - decay[..., earlier, :]).to(real).exp()
             scores = torch.cat([left @ right.mT, scores], dim=-1)
-        seen = step[columns] <= step[rows, None]
+        seen = step[columns] < step[rows, None]
         if segment is not None:
             seen = seen & (segment[..., rows, None] == segment[..., None, columns])
         outputs.append(scores.masked_fill(~seen, 0) @ v[..., columns, :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -155,7 +156,7 @@ def _mode(
     if mode == "attention":
         return attention
     if mode == "chunkwise":
-        return lambda *arguments: chunkwise(*arguments, chunk=chunk or CHUNK)
+        return partial(chunkwise, chunk=chunk or CHUNK)
     admitted = (*MODES, "auto")
     nearest = difflib.get_close_matches(str(mode), admitted, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
