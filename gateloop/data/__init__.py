@@ -7,33 +7,89 @@ tests = source.evaluations("test")             # or "validation"
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from gateloop.config import DataConfig, MemoryHorizonConfig
+from gateloop.config import DataConfig, MemoryHorizonConfig, TextConfig
 from gateloop.data.batching import IGNORE, Batch, Evaluation
-from gateloop.data.memory_horizon import MemoryHorizon, check
+from gateloop.data.memory_horizon import MemoryHorizon, check, horizon
+from gateloop.data.text_source import TextSource, corpus, text_fingerprint
+from gateloop.data.tokenizers import Tokenizer, load_tokenizer
+from gateloop.errors import InputError
 
-__all__ = ["IGNORE", "Batch", "Evaluation", "fingerprint", "locate", "open_source"]
+__all__ = [
+    "IGNORE",
+    "Batch",
+    "Evaluation",
+    "Source",
+    "Tokenizer",
+    "fingerprint",
+    "horizon",
+    "load_tokenizer",
+    "locate",
+    "open_source",
+]
 
 
-def open_source(config: DataConfig) -> Any:
+class Source(Protocol):
+    """What a model is trained and tested on.
+
+    name: the source as results name it. inputs, classes: how many input and output classes.
+    info: plain facts for a run's manifest.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+    @property
+    def info(self) -> dict[str, Any]: ...
+
+    def samples(self, seed: int, first: int, count: int) -> Batch:
+        """Training samples first..first+count−1 of the endless seeded order: a pure function."""
+        ...
+
+    def evaluations(self, split: str) -> list[Evaluation]:
+        """The tests of a split, "validation" or "test"; the main one, named "", comes first."""
+        ...
+
+
+def open_source(config: DataConfig) -> Source:
     """The data source that ``config`` describes, its caches built.
 
     InputError where data are missing, unreadable or not what they should be.
     """
     if isinstance(config, MemoryHorizonConfig):
         return MemoryHorizon(config)
-    raise NotImplementedError(f"data={config.name}")
+    return TextSource(_text(config))
 
 
 def fingerprint(config: DataConfig) -> str | None:
-    """What tells this corpus and its tokens from any other; None: the configuration says it all."""
-    return None
+    """What tells this corpus and its tokens from any other, without tokenising.
+
+    None where the configuration says it all. InputError as locate's.
+    """
+    if isinstance(config, MemoryHorizonConfig):
+        return None
+    return text_fingerprint(_text(config))
 
 
-def locate(config: DataConfig) -> Any:
-    """InputError where the data are not there; builds nothing."""
+def locate(config: DataConfig, *, fetch: bool = True) -> str:
+    """The name that results carry (``wt103-partial``, …); tokenises nothing.
+
+    InputError where the data are not there, unreadable, empty or no UTF-8; with ``fetch=False``
+    also where they would have to be fetched first.
+    """
     if isinstance(config, MemoryHorizonConfig):
         check(config)
-        return None
-    raise NotImplementedError(f"data={config.name}")
+        return config.name
+    return corpus(_text(config), fetch=fetch).name
+
+
+def _text(config: DataConfig) -> TextConfig:
+    if not isinstance(config, TextConfig):
+        raise InputError(f"data={config.name} is not a source of this project")
+    return config
