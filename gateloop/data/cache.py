@@ -79,12 +79,12 @@ def recall(path: Path, what: str) -> Any | None:
     """What ``keep`` kept; None where there is nothing, or nothing intact."""
     try:
         with clear_disk_errors(f"cannot read {what}"):
+            if not path.exists():
+                return None
             record = json.loads(path.read_bytes())
         text = json.dumps(record["content"], ensure_ascii=False)
         if zlib.crc32(text.encode()) == record["crc32"]:
             return record["content"]
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError):
         pass
     warn(f"{what} kept in {path} is damaged; making it again")
