@@ -6,9 +6,9 @@ CPU ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install --constraint constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install
 # the pinned setuptools builds what comes as source, this project included: no build fetches its own
-INSTALL := $(PIP_INSTALL) --no-build-isolation --use-pep517
+INSTALL := $(PIP_INSTALL) --constraint constraints.txt --no-build-isolation --use-pep517
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV). Where it is new: about 0.4 GB to fetch with a CPU build of torch,"
 	@echo "2.9 GB with the CUDA build that Linux gets by default. Minutes; pip is quiet meanwhile."
-	@if [ -n "$(CPU)" ] && ! said=$$($(PIP_INSTALL) "torch==$(TORCH)+cpu" 2>&1); then \
+	@if [ -n "$(CPU)" ] && ! said=$$($(PIP_INSTALL) --no-deps "torch==$(TORCH)+cpu" 2>&1); then \
 	    case "$$said" in \
 	    *"No matching distribution"*) \
 	        echo "CPU=1: the package index has no CPU build of torch $(TORCH) for this Python; taking its default build."; \
@@ -53,7 +53,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	    *) echo "$$said"; exit 1 ;; \
 	    esac; \
 	fi
-	@$(PIP_INSTALL) setuptools
+	@$(PIP_INSTALL) --constraint constraints.txt setuptools
 	@$(INSTALL) --editable '.[text,track]'
 	@touch $@
 
