@@ -25,18 +25,20 @@ class Loaded(NamedTuple):
     config: Config
 
 
-def weights(folder: Path) -> dict[str, Tensor]:
-    """The best validation's weights, or, in an unfinished run without one, the last checkpoint's."""
+def best_weights(run: Path) -> tuple[dict[str, Tensor], str]:
+    """The best validation's weights, and the file they came from.
+
+    An unfinished run that has validated nothing yet gives its last checkpoint's.
+    """
+    folder = run / "checkpoints"
     best = checkpoint.listing(folder, checkpoint.BEST)
     if best:
-        state: dict[str, Tensor] = best[-1].load()["model"]
-        return state
+        return best[-1].load()["model"], best[-1].path.name
     last = checkpoint.newest_intact(folder)
     if last is None:
-        raise InputError(f"{folder} holds no checkpoint; let the run reach its first one")
-    prefix = "model."
+        raise InputError(f"{run} holds no checkpoint; let the run reach its first one")
     content = last.load()["state_dict"]
-    return {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return {name.removeprefix("model."): part for name, part in content.items()}, last.path.name
 
 
 def load(folder: str | Path) -> Loaded:
@@ -46,7 +48,7 @@ def load(folder: str | Path) -> Loaded:
     """
     folder = Path(folder)
     config = load_config(folder)
-    state = weights(folder / "checkpoints")
+    state, _ = best_weights(folder)
     model = build(config.model, len(state["embedding.weight"]), len(state["head.weight"]))
     model.load_state_dict(state)
     tokens = folder / "tokenizer"

@@ -13,7 +13,6 @@ from gateloop.training.module import token_losses
 
 POSITIONS = 512
 SEQUENCES = 16
-NOT_CAUSAL = 1e-3  # nats per token, above which no table ranks a result
 
 
 def audited_positions(length: int, number: int) -> list[int]:

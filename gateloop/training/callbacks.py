@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from gateloop.config import Config
 from gateloop.data import Source
@@ -56,6 +57,9 @@ class Metrics(StepCallback):
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.seconds = state["seconds"]
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds += time.perf_counter() - self.started
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = self.since = time.perf_counter()
@@ -110,12 +114,19 @@ class Validation(StepCallback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Training)
-        self.validate(trainer, module, trainer.global_step)
+        self.make_up(trainer, module)
 
     def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
         settings = self.config.trainer
         self.due = step % settings.validate_every == 0 or step == settings.max_steps
         self.validate(trainer, module, step)
+
+    def make_up(self, trainer: pl.Trainer, module: Training) -> None:
+        """Run the validation that the checkpoint says is due, if it says so."""
+        if self.due:
+            # An earlier resume may have made it up too, and been killed before it could save.
+            self.folder.cut_back(trainer.global_step, redo="val/loss")
+            self.validate(trainer, module, trainer.global_step)
 
     def validate(self, trainer: pl.Trainer, module: Training, step: int) -> None:
         if not self.due or self.interruption.requested:
@@ -142,8 +153,6 @@ class Validation(StepCallback):
             self.save_best(module, step)
 
     def save_best(self, module: Training, step: int) -> None:
-        import torch
-
         content = {"model": module.model.state_dict(), "step": step, "loss": self.best_loss}
         folder = self.folder.path / "checkpoints"
         checkpoint.save(folder, checkpoint.BEST, step, lambda path: torch.save(content, path))

@@ -108,7 +108,8 @@ def summarise(evaluation: Evaluation, by_position: Tally, by_distance: Tally) ->
         metrics["word_perplexity"] = exponential(total / evaluation.words)
         metrics["bits_per_byte"] = total / math.log(2) / evaluation.bytes
     if len(by_distance.count):
-        metrics["horizon"] = float(horizon(by_distance.correct, by_distance.count))
+        reach = horizon(by_distance.correct, by_distance.count)
+        metrics["horizon"] = math.nan if reach is None else float(reach)
     return metrics
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from gateloop.config import Config, Device, Precision
 from gateloop.data import Source
 from gateloop.derived import accumulation, micro_batch, tokens_per_step
-from gateloop.errors import InputError
+from gateloop.errors import InputError, Interrupted
 from gateloop.training import checkpoint
 from gateloop.training.callbacks import Checkpoints, Metrics, Validation
 from gateloop.training.feed import Feed
@@ -38,13 +38,21 @@ def choose_device(config: Config) -> torch.device:
     if settings.device is Device.cuda and not cuda:
         raise InputError("trainer.device=cuda: torch finds no CUDA device here; take cpu or auto")
     device = torch.device("cuda" if cuda and settings.device is not Device.cpu else "cpu")
-    present = torch.cuda.device_count() if device.type == "cuda" else None
-    if present is not None and settings.devices > present:
-        raise InputError(f"trainer.devices={settings.devices}: torch finds {present} CUDA devices")
+    if settings.devices > 1:
+        raise InputError(
+            f"trainer.devices={settings.devices}: more than one device is not supported yet; take 1"
+        )
     if settings.precision is Precision.bfloat16 and device.type == "cuda":
         if not torch.cuda.is_bf16_supported():
             raise InputError("trainer.precision=bfloat16: this GPU has none; take float32")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware that a figure was measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def quieten_lightning() -> None:
@@ -58,16 +66,16 @@ def fit(
     config: Config,
     model: nn.Module,
     source: Source,
+    device: torch.device,
     folder: RunFolder,
     interruption: Interruption,
     tracker: Logger | None,
-) -> tuple[Validation, Metrics]:
+) -> float:
     """Train ``model`` in place up to trainer.max_steps, resuming from the newest whole checkpoint.
 
-    Raises Interrupted after saving, and Diverged where a gradient is not finite.
+    Returns the seconds of all its sessions. Raises Interrupted after saving, and Diverged where a gradient is not finite.
     """
     quieten_lightning()
-    device = choose_device(config)
     resume = checkpoint.newest_intact(folder.path / "checkpoints")
     folder.cut_back(resume.step if resume else -1)
     if resume:
@@ -111,6 +119,10 @@ def fit(
                 ckpt_path=str(resume.path) if resume else None,
                 weights_only=True,
             )
+            # Interrupted in its last validation, training has no step left to make it up in.
+            validation.make_up(trainer, module)
     finally:
         progress.stop()
-    return validation, metrics
+    if interruption.requested:
+        raise Interrupted("interrupted after the last step; the same command again runs the test")
+    return metrics.seconds

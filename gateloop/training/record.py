@@ -196,14 +196,17 @@ class RunFolder:
         with clear_disk_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
-    def cut_back(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl after ``step``, and a line that was half written."""
+    def cut_back(self, step: int, *, redo: str | None = None) -> None:
+        """Drop the lines of metrics.jsonl after ``step``, and a line that was half written.
+
+        With ``redo`` the lines of ``step`` itself that hold this metric go too.
+        """
         path = self.path / "metrics.jsonl"
         with clear_disk_errors(path):
             if not path.exists():
                 return
             lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-            kept = [line for line in lines if _is_row_until(line, step)]
+            kept = [line for line in lines if _is_row_until(line, step, redo)]
             if kept != lines:
                 write_text_atomic(path, "".join(kept))
 
@@ -243,12 +246,14 @@ def _typed(tree: Any) -> Config:
     return config
 
 
-def _is_row_until(line: str, step: int) -> bool:
+def _is_row_until(line: str, step: int, redo: str | None) -> bool:
     try:
         row = json.loads(line)
     except ValueError:
         return False
-    return line.endswith("\n") and isinstance(row, dict) and row.get("step", 0) <= step
+    if not line.endswith("\n") or not isinstance(row, dict) or row.get("step", 0) > step:
+        return False
+    return not (row["step"] == step and redo in row)
 
 
 def _is_file(descriptor: int, path: Path) -> bool:

@@ -1,0 +1,74 @@
+"""What a run would be, without running it: ``dry_run=true``."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+
+import torch
+
+from gateloop.config import MODELS, Config, TextConfig
+from gateloop.data import fingerprint, locate, nominal_vocabulary
+from gateloop.derived import accumulation, micro_batch, sequences, tokens_per_step
+from gateloop.errors import InputError
+from gateloop.identity import run_id
+from gateloop.keys import config_yaml
+from gateloop.models import build
+from gateloop.models.size import channel_width, count
+
+
+def forecast(config: Config) -> str:
+    """Config, id, parameters, tokens and FLOPs per step, memory, and whether the data are there.
+
+    FLOPs count two for each multiplication of a weight, three times over for the gradients; the
+    recurrence and the embedding's look-up are left out. The memory is an estimate.
+    """
+    inputs, classes = vocabulary(config)
+    with torch.device("meta"):
+        model = build(config.model, inputs, classes)
+    total, body = count(model), count(model.blocks)
+    tokens = tokens_per_step(config)
+    flops = 6 * tokens * (body + config.model.d_model * classes)
+    try:
+        locate(config.data)
+        data, name = "found", run_id(config, fingerprint(config.data))
+    except InputError as error:
+        data, name = f"not found: {error}", "known once the data are there"
+    module, _, mixer = MODELS[config.model.name].mixer.partition(":")
+    width = channel_width(
+        config.model, partial(getattr(import_module(module), mixer).from_config, config.model)
+    )
+    rows = {
+        "run": name,
+        "data": data,
+        "parameters": f"{total:,} ({body:,} in the layers; channel mixing {width} wide)",
+        "batch": f"{sequences(config)} sequences = {tokens:,} tokens, "
+        f"{micro_batch(config)} at once, accumulated {accumulation(config)} times",
+        "FLOPs per step": f"{flops:.3g}, in all {flops * config.trainer.max_steps:.3g}",
+        "memory": f"about {memory(config, total, classes) / 2**30:.2f} GiB",
+    }
+    lines = [f"{title + ':':<16} {text}" for title, text in rows.items()]
+    return config_yaml(config) + "\n" + "\n".join(lines)
+
+
+def vocabulary(config: Config) -> tuple[int, int]:
+    """(input classes, output classes), without reading the data."""
+    if isinstance(config.data, TextConfig):
+        size = nominal_vocabulary(config.data)
+        return size, size
+    from gateloop.data import open_source
+
+    source = open_source(config.data)
+    return source.inputs, source.classes
+
+
+def memory(config: Config, parameters: int, classes: int) -> float:
+    """Bytes: weights, gradients and AdamW's two moments, and what a backward pass keeps.
+
+    Activations: about 40 values a token, layer and channel (projections, complex transitions and
+    states, the channel mixing), and the logits with their gradient.
+    """
+    width = 8 if config.trainer.precision.value == "float64" else 4
+    at_once = micro_batch(config) * config.data.length
+    kept = 40 * config.model.layers * config.model.d_model + 3 * classes
+    return width * (4 * parameters + at_once * kept)

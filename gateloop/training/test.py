@@ -1,0 +1,53 @@
+"""The test of a trained run: once, in float32, with the weights of the best validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gateloop.config import Config
+from gateloop.data import Source
+from gateloop.files import write_json_atomic
+from gateloop.loading import best_weights
+from gateloop.models.language_model import LanguageModel
+from gateloop.training.audit import causality_gap
+from gateloop.training.evaluation import evaluate
+from gateloop.training.record import RunFolder
+
+NOT_CAUSAL = 1e-3  # nats per token; above it no table ranks a result
+
+
+def test(
+    config: Config, model: LanguageModel, source: Source, device: torch.device, folder: RunFolder
+) -> dict[str, Any]:
+    """Metrics of every test of ``source`` with the causality audit, and the checkpoint used.
+
+    Scores by position and by distance go to test.json in the run's folder.
+    """
+    state, checkpoint = best_weights(folder.path)
+    model.load_state_dict(state)
+    model.to(device)
+    metrics: dict[str, float] = {}
+    places: dict[str, Any] = {}
+    evaluations = source.evaluations("test")
+    for evaluation in evaluations:
+        scores = evaluate(
+            model,
+            evaluation,
+            mode=config.mode.name,
+            sequences=config.data.test_batch_size,
+            device=device,
+        )
+        prefix = f"test/{evaluation.name}/" if evaluation.name else "test/"
+        metrics |= {prefix + name: value for name, value in scores.metrics.items()}
+        places[evaluation.name] = {
+            "by_position": scores.by_position.as_lists(),
+            "by_distance": scores.by_distance.as_lists(),
+            **evaluation.facts,
+        }
+    gap, positions = causality_gap(model, evaluations[0], mode=config.mode.name)
+    metrics["test/causality_gap"] = gap
+    metrics["test/causality_positions"] = positions
+    write_json_atomic(folder.path / "test.json", places)
+    return {"checkpoint": checkpoint, "causal": gap <= NOT_CAUSAL, "metrics": metrics}
