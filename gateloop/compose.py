@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -51,10 +52,7 @@ def compose(argv: list[str]) -> Config:
     groups = {o.key: _choice(o) for o in overrides if o.key in GROUPS}
     settings = [o for o in overrides if o.key not in GROUPS]
 
-    chosen = group_values(groups)
-    draft = Draft(chosen.pop("model.name"), chosen.pop("data.name"))
-    for name, value in chosen.items():
-        draft.set(name, value)
+    draft = _chosen(groups)
     given = {o.key for o in settings}
     if "data.batch_tokens" in given and "data.batch_size" not in given:
         draft.set("data.batch_size", None)  # the group's batch gives way to the user's
@@ -83,6 +81,21 @@ def default_choices() -> dict[str, str]:
     }
 
 
+def _chosen(groups: dict[str, str]) -> Draft:
+    """The draft that the groups make: their files go through the schemas as arguments do."""
+    found = group_values(groups)
+    choice = {**default_choices(), **groups}
+    model = found.pop("model.name", choice["model"])
+    data = found.pop("data.name", choice["data"])
+    try:
+        draft = Draft(str(model), str(data))
+        for name, value in found.items():
+            draft.set(name, value)
+    except InputError as error:
+        raise InputError(f"{packed('conf')}: {error}") from error
+    return draft
+
+
 def group_values(groups: dict[str, str]) -> dict[str, Any]:
     """What the chosen groups set, by dotted key; groups that are not chosen have their default."""
     try:
@@ -90,7 +103,7 @@ def group_values(groups: dict[str, str]) -> dict[str, Any]:
             overrides = [f"{group}={choice}" for group, choice in groups.items()]
             composed = hydra_compose("config", overrides=overrides)
             tree = OmegaConf.to_container(composed, resolve=False)
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
         raise InputError(f"{packed('conf')}: cannot be composed: {_first_line(error)}") from error
     assert isinstance(tree, dict)
     return leaves(tree)

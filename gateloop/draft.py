@@ -116,7 +116,7 @@ def nearest_key(name: str, known: list[str]) -> list[str]:
     last = name.rsplit(".")[-1]
     same = [key for key in known if key.rsplit(".")[-1] == last]
     if same:
-        return get_close_matches(name, same, n=2, cutoff=0.0)
+        return get_close_matches(name, same, n=1 if "." in name else 3, cutoff=0.0)
     whole = get_close_matches(name, known, n=1)
     if whole or "." in name:
         return whole

@@ -22,6 +22,7 @@ _REASONS = {
     errno.EACCES: ("permission denied", "make it accessible to this user, or give another folder"),
     errno.EPERM: ("operation not permitted", "make it writable, or give another folder"),
     errno.EROFS: ("read-only file system", "give another folder"),
+    errno.ENOENT: ("no such folder, and it cannot be made", "give another folder"),
     errno.ENOTDIR: ("a file stands where a folder is needed", "remove it, or give another folder"),
     errno.EEXIST: ("a file stands where a folder is needed", "remove it, or give another folder"),
     errno.EISDIR: ("a folder stands where a file is needed", "remove it, or give another folder"),
