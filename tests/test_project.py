@@ -1,5 +1,6 @@
 """The files around the code: what make installs, what the wheel holds, what the README says."""
 
+import json
 import re
 import shlex
 import shutil
@@ -349,3 +350,23 @@ def test_the_wheel_runs_outside_a_checkout(core_python: Path, tmp_path: Path) ->
         assert word in done.stdout
     wrong = outside(core_python, tmp_path, "-m", "gateloop.run", "model.d_modl=3")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_core_trains_where_optional_packages_are_missing(
+    core_python: Path, tmp_path: Path
+) -> None:
+    small = """
+        model.d_model=8 data.length=16 data.resets=1 data.batch_size=4 data.validation_samples=4
+        data.test_samples=4 data.test_lengths=[16] data.test_resets=[1]
+        trainer.max_steps=2 trainer.device=cpu
+    """.split()
+    done = outside(core_python, tmp_path, "-m", "gateloop.run", *small)
+    assert done.returncode == 0, done.stderr
+    (summary,) = tmp_path.glob("runs/*/summary.json")
+    assert "test/accuracy" in json.loads(summary.read_text(encoding="utf-8"))["metrics"]
+    for wish, package in (("tracker=wandb", "wandb"), ("tracker=tensorboard", "tensorboard")):
+        refused = outside(core_python, tmp_path, "-m", "gateloop.run", *small, wish)
+        assert refused.returncode == 2
+        assert f"pip install {package}" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
