@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -197,18 +198,18 @@ class RunFolder:
             file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
 
     def cut_back(self, step: int, *, redo: str | None = None) -> None:
-        """Drop the lines of metrics.jsonl after ``step``, and a line that was half written.
+        """Cut metrics.jsonl off at its first line that is after ``step`` or half written.
 
-        With ``redo`` the lines of ``step`` itself that hold this metric go too.
+        With ``redo`` also at a line of ``step`` itself that holds this metric. The file is cut in
+        place, so that a full disk does not stand in the way.
         """
         path = self.path / "metrics.jsonl"
         with clear_disk_errors(path):
             if not path.exists():
                 return
-            lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
-            kept = [line for line in lines if _is_row_until(line, step, redo)]
-            if kept != lines:
-                write_text_atomic(path, "".join(kept))
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = takewhile(lambda line: _is_row_until(line, step, redo), lines)
+            os.truncate(path, sum(map(len, kept)))
 
 
 def load_config(folder: str | os.PathLike[str]) -> Config:
@@ -246,14 +247,14 @@ def _typed(tree: Any) -> Config:
     return config
 
 
-def _is_row_until(line: str, step: int, redo: str | None) -> bool:
+def _is_row_until(line: bytes, step: int, redo: str | None) -> bool:
     try:
         row = json.loads(line)
     except ValueError:
         return False
-    if not line.endswith("\n") or not isinstance(row, dict) or row.get("step", 0) > step:
+    if not line.endswith(b"\n") or not isinstance(row, dict) or row.get("step", 0) > step:
         return False
-    return not (row["step"] == step and redo in row)
+    return not (row.get("step") == step and redo in row)
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
