@@ -29,61 +29,87 @@ def combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[
     return a1 * a2, torch.addcmul(x2, a2, x1)
 
 
-def linear_scan(
-    a: Tensor, x: Tensor, h0: Tensor, keep: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """All states of h_n = keep_n · a_n · h_{n-1} + x_n, and the last of them.
+class _Scan(torch.autograd.Function):
+    """From q, k (…, d_key, 1), v (…, 1, d_value) and a to y and the last state.
 
-    x (batch, length, …); a broadcasts to x, and a length axis of 1 is a fixed transition;
-    h0 (batch, …) in the dtype of the states; keep (batch, length, 1, …) is 0 where the state
-    is forgotten, else 1, and gets no gradient.
-    Returns h (batch, length, …) and h_L (batch, …). x may be real where a or h0 is complex.
+    In one function, so that nothing but the arguments and the states is kept, and the inputs
+    k v are written where the states will stand. a broadcasts to the states, and a length axis
+    of 1 is a fixed transition; keep (batch, length, 1, 1, 1) is 0 where the state is forgotten.
     """
-    return _LinearScan.apply(a, x, h0, keep)
 
-
-class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, x: Tensor, h0: Tensor, keep: Tensor | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        a: Tensor,
+        h0: Tensor,
+        keep: Tensor | None,
+        complex_output: bool,
     ) -> tuple[Tensor, Tensor]:
-        h = torch.empty(x.shape, dtype=h0.dtype, device=x.device)
-        _solve(a, x, h0, h, keep, reverse=False)
-        ctx.save_for_backward(a, h, h0, keep)
-        ctx.real_input = not x.is_complex()
+        h = torch.empty(*k.shape[:4], v.shape[4], dtype=h0.dtype, device=k.device)
+        torch.mul(k, v, out=h)
+        _solve(a, h, h0, h, keep, reverse=False)
+        ctx.save_for_backward(q, k, v, a, h0, keep, h)
         ctx.set_materialize_grads(False)
-        return h, h[:, -1].clone()
+        y = _product(q, h, complex_output)
+        return y if y.shape[3] == 1 else y.sum(3, keepdim=True), h[:, -1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None
+        ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        a, h, h0, keep = ctx.saved_tensors
-        # λ_n = g_n + conj(a_{n+1}) λ_{n+1}. Its conjugate μ needs no conjugated copy of a.
-        if grad_h is None:
-            mu = torch.zeros_like(h)
+        q, k, v, a, h0, keep, h = ctx.saved_tensors
+        # The gradient by h_n is λ_n = g_n + conj(a_{n+1}) λ_{n+1}. Everything below is conjugated,
+        # which spares a conjugated copy of a: μ_n = conj(g_n) + a_{n+1} μ_{n+1}.
+        mu = torch.empty_like(h)
+        grad_q = None
+        if grad_y is None:
+            mu.zero_()
         else:
-            mu = grad_h.conj().clone(memory_format=torch.contiguous_format).resolve_conj()
+            torch.mul(q, grad_y.conj().resolve_conj(), out=mu)
+            if ctx.needs_input_grad[0]:
+                grad_q = _gradient(q, h, grad_y.conj())
         if grad_last is not None:
             mu[:, -1] += grad_last.conj()
         if h.shape[1] > 1:
-            later = None if keep is None else keep[:, 1:]
-            rest = mu[:, :-1]
+            rest, later = mu[:, :-1], None if keep is None else keep[:, 1:]
             _solve(a[:, 1:] if a.shape[1] > 1 else a, rest, mu[:, -1], rest, later, reverse=True)
 
-        grad_a = grad_h0 = None
-        if ctx.needs_input_grad[0]:
-            product = torch.empty_like(h)
-            torch.mul(mu[:, :1], h0[:, None], out=product[:, :1])
-            torch.mul(mu[:, 1:], h[:, :-1], out=product[:, 1:])
+        grad_k = _gradient(k, mu, v) if ctx.needs_input_grad[1] else None
+        grad_v = _gradient(v, mu, k) if ctx.needs_input_grad[2] else None
+        grad_h0 = grad_a = None
+        if ctx.needs_input_grad[4]:
+            first = a[:, 0] if keep is None else a[:, 0] * keep[:, 0]
+            grad_h0 = _gradient(h0, mu[:, 0], first)
+        if ctx.needs_input_grad[3]:
             if keep is not None:
-                product *= keep
-            grad_a = (product if a.is_complex() else _real(product)).sum_to_size(a.shape).conj()
-        if ctx.needs_input_grad[2]:
-            first = mu[:, 0] * a[:, 0] if keep is None else mu[:, 0] * (a[:, 0] * keep[:, 0])
-            grad_h0 = first.conj()
-        return grad_a, _real(mu) if ctx.real_input else mu.conj(), grad_h0, None
+                mu *= keep
+            mu[:, 1:] *= h[:, :-1]
+            mu[:, 0] *= h0
+            grad_a = _gradient(a, mu)
+        return grad_q, grad_k, grad_v, grad_a, grad_h0, None, None
+
+
+def _gradient(of: Tensor, *conjugated: Tensor) -> Tensor:
+    """The gradient of ``of``, whose conjugate is the product of ``conjugated``."""
+    if len(conjugated) == 2:
+        product = _product(*conjugated, of.is_complex())
+    else:
+        (product,) = conjugated
+        product = product if of.is_complex() else _real(product)
+    return product.sum_to_size(of.shape).conj()
+
+
+def _product(x: Tensor, y: Tensor, complex_output: bool) -> Tensor:
+    """x · y, or its real part."""
+    if complex_output:
+        return x * y
+    if x.is_complex() and y.is_complex():
+        return x.real * y.real - x.imag * y.imag
+    return _real(x) * _real(y)
 
 
 def _real(x: Tensor) -> Tensor:
@@ -132,12 +158,11 @@ def _steps(
     reverse: bool,
     where: slice = slice(None),
     blocks: int | None = None,
-) -> Sequence[Tensor] | None:
+) -> Sequence[Any]:
     """Views of one step each in the scan's order; of the same step of every block, where cut."""
-    if t is None:
-        return None
-    if t.shape[1] == 1:
-        return (t[:, 0] if blocks is None else t,) * (length // (blocks or 1))
+    if t is None or t.shape[1] == 1:
+        single = t if t is None or blocks is not None else t[:, 0]
+        return (single,) * (length // (blocks or 1))
     t = t[:, where]
     views = t.unbind(1) if blocks is None else t.unflatten(1, (blocks, -1)).unbind(2)
     return views[::-1] if reverse else views
@@ -148,22 +173,24 @@ def _fill(
     x: Sequence[Tensor],
     state: Tensor,
     out: Sequence[Tensor],
-    keep: Sequence[Tensor] | None,
+    keep: Sequence[Tensor | None],
 ) -> None:
-    for n in range(len(x)):
-        a_n = a[n] if keep is None else a[n] * keep[n]
-        state = torch.addcmul(x[n], a_n, state, out=out[n])
+    for a_n, x_n, out_n, keep_n in zip(a, x, out, keep, strict=True):
+        state = torch.addcmul(x_n, _kept(a_n, keep_n), state, out=out_n)
 
 
 def _reduce(
-    a: Sequence[Tensor], x: Sequence[Tensor], keep: Sequence[Tensor] | None
+    a: Sequence[Tensor], x: Sequence[Tensor], keep: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """The steps of each block as one step."""
-    whole = None
-    for n in range(len(x)):
-        step = (a[n] if keep is None else a[n] * keep[n], x[n])
-        whole = step if whole is None else combine(whole, step)
+    whole = _kept(a[0], keep[0]), x[0]
+    for a_n, x_n, keep_n in zip(a[1:], x[1:], keep[1:], strict=True):
+        whole = combine(whole, (_kept(a_n, keep_n), x_n))
     return whole
+
+
+def _kept(a: Tensor, keep: Tensor | None) -> Tensor:
+    return a if keep is None else a * keep
 
 
 def scan(
@@ -176,26 +203,13 @@ def scan(
     reset_BL: Tensor | None,
     complex_output: bool,
 ) -> tuple[Tensor, Tensor]:
-    """All states by :func:`linear_scan`, then the read-out; O(l · d_key · d_value) memory."""
-    a = transition(log_amplitude, phase)
+    """All states at once, then the read-out: memory of length · d_key · d_value."""
+    a = transition(log_amplitude, phase)[..., None]
     keep = None
     if reset_BL is not None:
-        keep = reset_BL.logical_not().to(log_amplitude.dtype)[..., None, None]
-    if v_BLHV.shape[-1] == 1:  # no axis of values: max-headed recurrences live here
-        h, last = linear_scan(a, k_BLHK * v_BLHV, state_BHKV[..., 0], keep)
-        y = _real_part(q_BLHK, h, complex_output)
-        if q_BLHK.shape[-1] > 1:
-            y = y.sum(-1, keepdim=True)
-        return y, last[..., None]
-    x_BLHKV = k_BLHK[..., None] * v_BLHV[..., None, :]
-    keep = keep if keep is None else keep[..., None]
-    h, last = linear_scan(a[..., None], x_BLHKV, state_BHKV, keep)
-    return _real_part(q_BLHK[..., None], h, complex_output).sum(-2), last
-
-
-def _real_part(q: Tensor, h: Tensor, complex_output: bool) -> Tensor:
-    if complex_output:
-        return q * h
-    if q.is_complex() and h.is_complex():
-        return q.real * h.real - q.imag * h.imag
-    return _real(q) * _real(h)
+        keep = reset_BL.logical_not().to(log_amplitude.dtype)[..., None, None, None]
+    y_BLH1V, last_BHKV = _Scan.apply(
+        q_BLHK[..., None], k_BLHK[..., None], v_BLHV[..., None, :], a, state_BHKV, keep,
+        complex_output,
+    )  # fmt: skip
+    return y_BLH1V[:, :, :, 0], last_BHKV
