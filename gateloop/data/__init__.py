@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gateloop.config import DataConfig, MemoryHorizonConfig, TextConfig
 from gateloop.data.batching import IGNORE, Batch, Evaluation
 from gateloop.data.memory_horizon import MemoryHorizon, check, horizon
-from gateloop.data.text_source import TextSource, corpus, text_fingerprint
+from gateloop.data.text_source import TextSource, find_corpus, text_fingerprint
 from gateloop.data.tokenizers import Tokenizer, load_tokenizer
 from gateloop.errors import InputError
 
@@ -86,7 +86,7 @@ def locate(config: DataConfig, *, fetch: bool = True) -> str:
     if isinstance(config, MemoryHorizonConfig):
         check(config)
         return config.name
-    return corpus(_text(config), fetch=fetch).name
+    return find_corpus(_text(config), fetch=fetch).name
 
 
 def _text(config: DataConfig) -> TextConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gateloop.data.corpus import SPLITS, missing
 from gateloop.errors import InputError
 
-NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+NAMES = {"train": ("train",), "validation": ("valid", "validation", "val"), "test": ("test",)}
 NEEDED = "a UTF-8 file, or a folder with train.txt, valid.txt and test.txt or with any .txt files"
 
 
@@ -30,7 +30,9 @@ def files(path: str | None) -> dict[str, list[Path]]:
         raise InputError(f"cannot read {key}: permission denied; make it readable") from error
     by_stem = {text.stem: text for text in texts}
     named = {
-        split: by_stem[name] for split in SPLITS for name in NAMES[split][::-1] if name in by_stem
+        split: next(by_stem[name] for name in names if name in by_stem)
+        for split, names in NAMES.items()
+        if by_stem.keys() & set(names)
     }
     if len(named) == len(SPLITS):
         return {split: [named[split]] for split in SPLITS}
@@ -38,7 +40,7 @@ def files(path: str | None) -> dict[str, list[Path]]:
         lacking = next(split for split in SPLITS if split not in named)
         raise InputError(
             f"{key} has {' and '.join(p.name for p in named.values())} but no "
-            f"{NAMES[lacking][-1]}.txt; add it, or rename them to be cut by lines 90/5/5"
+            f"{NAMES[lacking][0]}.txt; add it, or rename them to be cut by lines 90/5/5"
         )
     if not texts:
         raise InputError(f"{key} has no .txt file; needed: {NEEDED}")

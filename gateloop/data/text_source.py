@@ -25,7 +25,7 @@ from gateloop.errors import InputError
 VERSION = "1"  # of what stands in a token cache
 
 
-def corpus(config: TextConfig, *, fetch: bool = True) -> Corpus:
+def find_corpus(config: TextConfig, *, fetch: bool = True) -> Corpus:
     """The corpus of ``config``, read once to hash and count it; InputError where it is not there.
 
     A WikiText whose counts are not the official ones is named ``…-partial``.
@@ -41,7 +41,7 @@ def corpus(config: TextConfig, *, fetch: bool = True) -> Corpus:
 
 def text_fingerprint(config: TextConfig) -> str:
     """The corpus's content and the tokeniser, without tokenising."""
-    found = corpus(config)
+    found = find_corpus(config)
     return digest(
         found.fingerprint, tokenizer_fingerprint(config, found, cache_folder(config.cache_dir))
     )
@@ -60,7 +60,7 @@ class TextSource:
             raise InputError(
                 f"data.stride={self.stride} skips targets: at most data.length={config.length}"
             )
-        self.corpus = corpus(config)
+        self.corpus = find_corpus(config)
         self.name = self.corpus.name
         cache = cache_folder(config.cache_dir)
         self.tokenizer = make_tokenizer(config, self.corpus, cache)

@@ -87,7 +87,7 @@ def test_samples_are_the_same_however_they_are_cut(first, cuts, length, samples)
     bounds = [0, *sorted(cuts), 40]
     parts = [
         source.samples(5, first + start, stop - start)
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in itertools.pairwise(bounds)
         if stop > start
     ]
     assert np.array_equal(whole.inputs_BL, np.concatenate([part.inputs_BL for part in parts]))
