@@ -1,6 +1,7 @@
 """What a mistaken command line says: exit code 2, one line, the key and the remedy."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,30 +11,14 @@ import pytest
 from gateloop import validation
 from gateloop.command import run_command
 from gateloop.compose import compose
-from gateloop.data import locate
 from gateloop.errors import Diverged, InputError, Interrupted
-from gateloop.help import information
 from gateloop.identity import identity, run_id
+from gateloop.run import main
 from gateloop.training.record import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = "data=text"
 HERE = "data.path='\"HERE\"'"  # HERE becomes a small UTF-8 file
-
-
-def main(argv: list[str]) -> int:
-    """A run up to the point where it would load torch."""
-    text = information(argv)
-    if text is not None:
-        print(text)
-        return 0
-    config = compose(argv)
-    locate(config.data)
-    folder = RunFolder(config.runs_dir, run_id(config))
-    with folder.locked():
-        folder.open(config, identity(config))
-    return 0
-
 
 UNKNOWN_KEY = [
     ("trainer.max_step=3", "trainer.max_step=3", "did you mean trainer.max_steps?"),
@@ -208,9 +193,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def outcome(
     argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``python -m gateloop.run`` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["gateloop", *argv])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as end:
         run_command(main)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     out, err = capsys.readouterr()
     assert isinstance(end.value.code, int)
     return end.value.code, out, err
@@ -263,21 +252,26 @@ def test_missing_data_are_named(path, here, monkeypatch, capsys):
     assert_one_line(err, path.rstrip("/"))
 
 
-def test_an_existing_run_with_other_content_is_named(here, monkeypatch, capsys):
-    assert outcome([], monkeypatch, capsys)[0] == 0
-    (folder,) = (here.parent / "runs").iterdir()
-    config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("max_steps: 900", "max_steps: 901"))
+@pytest.fixture
+def existing(here: Path) -> Path:
+    """The config.yaml of a run that stands where ``python -m gateloop.run`` would run."""
+    config = compose([])
+    folder = RunFolder(config.runs_dir, run_id(config))
+    with folder.locked():
+        folder.open(config, identity(config))
+    return folder.path / "config.yaml"
+
+
+def test_an_existing_run_with_other_content_is_named(existing, monkeypatch, capsys):
+    existing.write_text(existing.read_text().replace("max_steps: 900", "max_steps: 901"))
     code, _, err = outcome([], monkeypatch, capsys)
     assert code == 2
     assert_one_line(err, "trainer.max_steps is 901 there and 900 here", "another runs_dir")
 
 
 @pytest.mark.parametrize("content", ["", "}{", "model: 3\ndata: 4\n", "- 1\n", "\x00"])
-def test_an_existing_run_whose_config_cannot_be_read(content, here, monkeypatch, capsys):
-    assert outcome([], monkeypatch, capsys)[0] == 0
-    (folder,) = (here.parent / "runs").iterdir()
-    (folder / "config.yaml").write_text(content)
+def test_an_existing_run_whose_config_cannot_be_read(content, existing, monkeypatch, capsys):
+    existing.write_text(content)
     code, _, err = outcome([], monkeypatch, capsys)
     assert code == 2
     assert_one_line(err, "config.yaml", "rename or delete the folder")
@@ -315,29 +309,20 @@ def test_each_ending_has_its_exit_code_and_one_line(error, code, monkeypatch, ca
 
 # -- real processes ----------------------------------------------------------------------
 
-COMMAND = """
-import sys
-from gateloop.command import run_command
-from gateloop.compose import compose
-from gateloop.help import information
-from gateloop.identity import run_id
-
-def main(argv):
-    text = information(argv)
-    print(run_id(compose(argv)) if text is None else text)
-    heavy = {"torch", "pytorch_lightning", "lightning"} & set(sys.modules)
-    assert not heavy, heavy
-    return 0
-
-run_command(main)
+HEAVY = """
+import runpy, sys
+sys.argv = ["gateloop", *sys.argv[1:]]
+try:
+    runpy.run_module("gateloop.run", run_name="__main__")
+finally:
+    print({"torch", "pytorch_lightning", "lightning"} & set(sys.modules) or "light")
 """
+CRASH = "from gateloop.command import run_command\nrun_command(lambda argv: 1 // 0)"
 
 
-def process(
-    *argv: str, cwd: Path, code: str = COMMAND, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *argv],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -347,56 +332,63 @@ def process(
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        ["data=wt13"],
-        ["lr=3"],
-        ["seed=1,2"],
-        ["--multirun"],
-        ["optimizer.lr=nan"],
-        ["model.heads=7"],
-    ],
-    ids=" ".join,
+    "line", ["data=wt13", "lr=3", "seed=1,2", "--multirun", "optimizer.lr=nan", "model.heads=7"]
 )
-def test_a_mistake_in_a_real_process(argv, tmp_path):
-    done = process(*argv, cwd=tmp_path)
+def test_a_mistake_in_a_real_process(line, tmp_path):
+    done = process("-m", "gateloop.run", line, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
     assert_one_line(done.stderr)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("argv", [[], ["--help"], ["--cfg"]], ids=str)
-def test_neither_torch_nor_lightning_is_imported_and_nothing_is_written(argv, tmp_path):
-    done = process(*argv, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert done.stdout != ""
-    assert os.listdir(tmp_path) == [], "Hydra writes no outputs/ and no .hydra/"
+@pytest.fixture
+def finished(tmp_path: Path) -> None:
+    """A finished run in ``runs`` under tmp_path."""
+    config = compose([])
+    folder = RunFolder(tmp_path / config.runs_dir, run_id(config))
+    summary = {"id": folder.id, "status": "finished", "parameters": 1, "steps": 1}
+    with folder.locked():
+        folder.open(config, identity(config))
+        folder.write_summary({**summary, "metrics": {}, "causal": True})
+
+
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize(
+    ("line", "code"), [("--help", 0), ("--cfg data=wt2", 0), ("lr=3", 2), ("", 0)]
+)
+def test_neither_torch_nor_lightning_is_imported(line, code, tmp_path):
+    """Not for help, not for a mistake, and not to skip a run that is finished."""
+    before = sorted(tmp_path.rglob("*"))
+    done = process("-c", HEAVY, *line.split(), cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "light", done.stderr
+    assert done.returncode == code
+    assert sorted(tmp_path.rglob("*")) == before, "Hydra writes no outputs/ and no .hydra/"
+
+
+def test_a_missing_device_is_named(tmp_path):
+    argv = ["-m", "gateloop.run", "trainer.device=cuda"]
+    done = process(*argv, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "gateloop: trainer.device=cuda: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_crash_keeps_its_traceback_and_exits_1(tmp_path):
-    code = "from gateloop.command import run_command\nrun_command(lambda argv: 1 // 0)"
-    done = process(cwd=tmp_path, code=code)
+    done = process("-c", CRASH, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
 
 
 def test_help_goes_quietly_into_a_pipe_that_closes(tmp_path):
-    command = f"'{sys.executable}' -c '{COMMAND}' --help | head -n 1"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command.replace('{"torch"', '{"torch"')],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.stdout.startswith("usage:")
-    assert done.stderr == ""
+    command = f"'{sys.executable}' -m gateloop.run --help | true"
+    script = f"import subprocess; subprocess.run({command!r}, shell=True)"
+    done = process("-c", script, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_help_is_printed_where_the_terminal_knows_no_greek(tmp_path):
-    done = process("--help", cwd=tmp_path, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0
+    done = process("-m", "gateloop.run", "--help", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
     assert "model.transition.domain" in done.stdout

@@ -179,14 +179,12 @@ class RunFolder:
         return str(commit) if commit else None
 
     def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         try:
-            content = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path / name}: cannot be read ({error}); delete it to run again"
-            ) from error
+            with clear_disk_errors(path):
+                content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{path}: cannot be read ({error}); delete it to run again") from error
         return content if isinstance(content, dict) else {}
 
     # -- the curves ----------------------------------------------------------------------
