@@ -6,7 +6,6 @@ import io
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from gateloop.data.cache import writing
@@ -14,7 +13,7 @@ from gateloop.data.corpus import missing, readable
 from gateloop.data.tokenizers.base import Tokenizer
 from gateloop.data.words import SPACE, cores
 from gateloop.errors import InputError
-from gateloop.files import clear_disk_errors, write_json_atomic
+from gateloop.files import write_json_atomic
 
 SETTINGS = "bpe, identity, byte fallback, coverage 0.9995, version 1"
 PROBE = "a  b\n\n = c =\n\té\u3000 <unk> 中 \U0001f600 x"  # what a lossy model would change
@@ -111,41 +110,32 @@ def train(counts: Counter[str], vocabulary: int) -> bytes:
     """
     library = _library()
     model = io.BytesIO()
-    with (
-        clear_disk_errors("cannot write the words to train sentencepiece on"),
-        TemporaryDirectory(prefix="gateloop-") as folder,
-    ):
-        words = Path(folder) / "words.tsv"
-        with open(words, "w", encoding="utf-8", newline="\n") as file:
-            for word in sorted(counts):
-                if "\t" not in word and "\0" not in word:
-                    file.write(f"{word}\t{counts[word]}\n")
-        try:
-            library.SentencePieceTrainer.train(
-                input=str(words),
-                input_format="tsv",
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=vocabulary,
-                hard_vocab_limit=False,
-                normalization_rule_name="identity",
-                byte_fallback=True,
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                character_coverage=0.9995,
-                max_sentence_length=1 << 20,
-                bos_id=-1,
-                eos_id=1,
-                unk_id=0,
-                num_threads=cores(),
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"sentencepiece cannot train data.vocabulary={vocabulary} on this text "
-                f"({reason[-160:]}); try another size"
-            ) from error
+    words = (f"{word}\t{counts[word]}" for word in sorted(counts) if not set("\t\0") & set(word))
+    try:
+        library.SentencePieceTrainer.train(
+            sentence_iterator=words,
+            input_format="tsv",
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary,
+            hard_vocab_limit=False,
+            normalization_rule_name="identity",
+            byte_fallback=True,
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            character_coverage=0.9995,
+            max_sentence_length=1 << 20,
+            bos_id=-1,
+            eos_id=1,
+            unk_id=0,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"sentencepiece cannot train data.vocabulary={vocabulary} on this text "
+            f"({reason[-160:]}); try another size"
+        ) from error
     return model.getvalue()
 
 
