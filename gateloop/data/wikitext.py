@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateloop.data import hub
-from gateloop.data.cache import digest, warn, writing
+from gateloop.data.cache import digest, writing
 from gateloop.data.corpus import SPLITS, Split, missing
 from gateloop.errors import InputError
 
@@ -92,9 +92,8 @@ def _hub(name: str, cache: Path, fetch: bool) -> dict[str, list[Path]]:
 
 
 def _fetched(name: str, how: str) -> dict[str, Iterable[str]]:
-    hub.prepare()
+    hub.prepare(f"{HUB} {HUB_CONFIG[name]}")
     datasets = _datasets(how)
-    warn(f"data.path is not set: taking {HUB} {HUB_CONFIG[name]} through datasets")
     try:
         loaded = datasets.load_dataset(
             HUB, HUB_CONFIG[name], download_config=datasets.DownloadConfig(max_retries=1)

@@ -155,7 +155,9 @@ def small_disk(folder: Path, size: str):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(("size", "kept"), [("64k", ["corpora", "tokenizers"]), ("4k", ["corpora"])])
+@pytest.mark.parametrize(
+    ("size", "kept"), [("64k", ["corpora", "tokenizers"]), ("4k", ["corpora"])]
+)
 def test_a_full_disk(tmp_path, size, kept):
     given = config(tmp_path)
     (tmp_path / "a.txt").write_text(LINES * 20)

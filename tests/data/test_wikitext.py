@@ -135,6 +135,7 @@ def test_without_network_it_fails_soon_and_says_what_to_do(tmp_path, monkeypatch
         assert time.monotonic() - begun < 45
     lines = said.stdout.splitlines()
     assert len(lines) == 1, said.stdout
+    assert said.stderr == ""
     assert lines[0].startswith("cannot fetch data=wt103 (")
     assert "set data.path" in lines[0]
     assert "wiki.{train,valid,test}.tokens" in lines[0]
