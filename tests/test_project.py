@@ -211,7 +211,9 @@ def commands() -> Iterator[list[str]]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for found in re.finditer(r"^[ \t]*(?:\$ )?python -m (gateloop\.\w+[^\n#`]*)", text, re.M):
-            yield shlex.split(found[1])
+            words = shlex.split(found[1])
+            if not any(word.startswith("[") for word in words):  # a synopsis, not a command
+                yield words
         for found in re.finditer(r"make run ARGS=\"([^\"…]+)\"", text):
             yield ["gateloop.run", *shlex.split(found[1])]
 
