@@ -89,12 +89,10 @@ def _rows(
     rows, columns = q_BHNK.shape[2], k_BHMK.shape[2]
     real = q_BHNK.real.dtype if q_BHNK.is_complex() else q_BHNK.dtype
     step = torch.arange(columns, device=q_BHNK.device)
-    seen = step <= step[-rows:, None]
-    if segment_BM is not None:
-        seen = seen & (segment_BM[:, None, -rows:, None] == segment_BM[:, None, None, :])
+    later = step > step[-rows:, None]
 
     decay = decay_BHMK[:, :, -rows:, None] - decay_BHMK[:, :, None]
-    decay = decay.masked_fill(~seen[..., None], -math.inf).to(real)
+    decay = decay.masked_fill(later[..., None], -math.inf).to(real)
     turn = None
     if turn_BHMK is not None:
         turn = _wrap(turn_BHMK[:, :, -rows:, None] - turn_BHMK[:, :, None]).to(real)
@@ -107,6 +105,9 @@ def _rows(
         scores_BHNM = _matmul(q_BHNK, k_BHMK.mT) * weight[..., 0]
     else:
         scores_BHNM = (q_BHNK[:, :, :, None] * k_BHMK[:, :, None] * weight).sum(-1)
+    if segment_BM is not None:
+        other = segment_BM[:, None, -rows:, None] != segment_BM[:, None, None, :]
+        scores_BHNM = scores_BHNM.masked_fill(other, 0)
     y = _matmul(scores_BHNM, v_BHMV)
 
     start = _since_start(decay_BHMK[:, :, -rows:], turn_BHMK, segment_BM, rows, real)
@@ -120,9 +121,11 @@ def _since_start(
     decay: Tensor, turn: Tensor | None, segment_BM: Tensor | None, rows: int, real: torch.dtype
 ) -> Tensor:
     """The product of all transitions up to each of the last ``rows`` steps."""
-    if segment_BM is not None:
-        decay = decay.masked_fill(segment_BM[:, None, -rows:, None] != 0, -math.inf)
-    return transition(decay.to(real), None if turn is None else _wrap(turn[:, :, -rows:]).to(real))
+    turn = None if turn is None else _wrap(turn[:, :, -rows:]).to(real)
+    product = transition(decay.to(real), turn)
+    if segment_BM is None:
+        return product
+    return product.masked_fill((segment_BM != 0)[:, None, -rows:, None], 0)
 
 
 def _final_state(
@@ -134,11 +137,11 @@ def _final_state(
     segment_BL: Tensor | None,
 ) -> Tensor:
     real = v.real.dtype if v.is_complex() else v.dtype
-    left = decay[:, :, -1:] - decay
-    if segment_BL is not None:
-        left = left.masked_fill((segment_BL != segment_BL[:, -1:])[:, None, :, None], -math.inf)
     left_turn = None if turn is None else _wrap(turn[:, :, -1:] - turn).to(real)
-    weight = transition(left.to(real), left_turn)
+    weight = transition((decay[:, :, -1:] - decay).to(real), left_turn)
+    if segment_BL is not None:
+        other = (segment_BL != segment_BL[:, -1:])[:, None, :, None]
+        weight = weight.masked_fill(other, 0)
     start = _since_start(decay[:, :, -1:], turn, segment_BL, 1, real)
     return start.mT * state_BHKV + _matmul((k * weight).mT, v)
 

@@ -1,0 +1,41 @@
+"""Each mode stands on its own, and no mode divides by products of transitions."""
+
+import ast
+from pathlib import Path
+
+from gateloop.recurrence import MODES
+
+PACKAGE = Path(__file__).resolve().parents[2] / "gateloop" / "recurrence"
+ADMITTED = {"__future__", "collections.abc", "math", "typing", "torch"}
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            found.add(node.module or "")
+    return found
+
+
+def test_no_mode_imports_another() -> None:
+    for mode in MODES:
+        for name in imports(PACKAGE / f"{mode}.py"):
+            own = name == "gateloop.recurrence.transition"
+            assert own or name in ADMITTED or name.startswith("torch."), (mode, name)
+
+
+def test_the_recurrence_knows_nothing_above_it() -> None:
+    for file in PACKAGE.glob("*.py"):
+        for name in imports(file):
+            assert not name.startswith("gateloop") or name.startswith("gateloop.recurrence"), file
+
+
+def test_no_cumulative_product_anywhere() -> None:
+    files = list(PACKAGE.glob("**/*.py"))
+    assert len(files) >= 7
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "cumprod" not in text and "reciprocal" not in text, file

@@ -1,0 +1,145 @@
+"""What the operator takes, what it gives back, and what it says no to."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import gateloop.recurrence.operator as operator
+from gateloop.recurrence import MODES, gate_loop, gated_linear_recurrence
+from tests.recurrence.reference import distance, make, step_loop
+from tests.recurrence.test_agreement import run
+
+B, L, H, K, V = 2, 6, 3, 4, 5
+
+
+def arguments() -> dict[str, Any]:
+    x = make((B, L, H, K, V)).to(torch.float32)
+    return {
+        "q": x.q,
+        "k": x.k,
+        "v": x.v,
+        "log_amplitude": x.log_amplitude,
+        "phase": x.phase,
+        "state": x.state,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(B, L, H)}, r"q has shape \(2, 6, 3\); it must be \(batch, length"),
+        ({"k": torch.zeros(B, L, H, K + 1)}, r"k has shape \(2, 6, 3, 5\); it must be q's"),
+        ({"v": torch.zeros(B, L + 1, H, V)}, r"v has shape \(2, 7, 3, 5\)"),
+        ({"v": torch.zeros(B, L, H, 0)}, "no axis of size 0"),
+        ({"v": torch.zeros(B, L, H, V, dtype=torch.int64)}, "v is torch.int64"),
+        ({"log_amplitude": torch.zeros(B, L, H, 2)}, "log_amplitude has shape .* must be 1 or k's"),
+        ({"log_amplitude": torch.zeros(H, K)}, "log_amplitude has shape"),
+        ({"log_amplitude": torch.zeros(1, 1, 1, 1).bfloat16()}, "gates must be float32 or float64"),
+        ({"phase": torch.zeros(1, 1, 1, 1).half()}, "phase is torch.float16; gates must be"),
+        ({"phase": torch.zeros(1, 1, 1, 3)}, "phase has shape"),
+        ({"state": torch.zeros(B, H, V, K)}, r"state has shape .* here \(2, 3, 4, 5\)"),
+        ({"state": torch.zeros(B, H, K, V).bfloat16()}, "state is torch.bfloat16"),
+        ({"reset": torch.zeros(B, L)}, "reset is torch.float32"),
+        ({"reset": torch.zeros(B, L + 1, dtype=torch.bool)}, r"here \(2, 6\)"),
+        ({"mode": "scann"}, "recurrent, scan, chunkwise, attention, auto; did you mean scan"),
+        ({"mode": "convolution"}, "mode is 'convolution'; it must be one of"),
+        ({"chunk": 0}, "chunk is 0; it must be a whole number of at least 1"),
+    ],
+)
+def test_what_it_refuses(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gated_linear_recurrence(**{**arguments(), **change})
+
+
+def test_an_empty_sequence_is_refused() -> None:
+    empty = make((B, 0, H, K, V))
+    with pytest.raises(ValueError, match="length 0"):
+        run(empty, "scan")
+
+
+def test_gates_in_bfloat16_are_refused_by_gate_loop_too() -> None:
+    q = torch.zeros(1, 3, 2, 1)
+    with pytest.raises(ValueError, match=r"alpha is torch.bfloat16; gates must be"):
+        gate_loop(q, q, q, q.bfloat16(), None)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "auto"])
+def test_gate_loop_is_the_recurrence_with_the_papers_gates(mode: str) -> None:
+    x = make((B, L, H, K, V), amplitude="moderate")
+    alpha = torch.randn_like(x.log_amplitude)
+    y, last = gate_loop(x.q, x.k, x.v, alpha, x.phase, mode=mode, state=x.state)
+    x = make((B, L, H, K, V), amplitude="moderate")
+    by_hand = type(x)(x.q, x.k, x.v, alpha.sigmoid().log(), x.phase, x.state)
+    expected, expected_last = step_loop(by_hand)
+    assert distance(y, expected) < 1e-10 and distance(last, expected_last) < 1e-10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dtypes(mode: str) -> None:
+    real = make((B, L, H, K, V), phase="none", state=False).to(torch.float32)
+    y, last = run(real, mode)
+    assert (y.dtype, last.dtype) == (torch.float32, torch.float32)
+    signed = make((B, L, H, K, V), phase="half turns", state=False).to(torch.float32)
+    assert run(signed, mode)[1].dtype == torch.float32
+    turning = make((B, L, H, K, V), state=False).to(torch.float32)
+    y, last = run(turning, mode)
+    assert (y.dtype, last.dtype) == (torch.float32, torch.complex64)
+    turning = make((B, L, H, K, V), state=False, complex_output=True)
+    y, last = run(turning, mode)
+    assert (y.dtype, last.dtype) == (torch.complex128, torch.complex128)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_amplitude_at_all(mode: str) -> None:
+    """exp(−exp(30)) and log 0: the state is forgotten, and no gradient is NaN."""
+    x = make((1, 40, 2, 1, 1) if mode == "scan" else (1, 40, 2, 3, 2), state=True)
+    log_amplitude = x.log_amplitude.clone()
+    log_amplitude[:, ::3] = -torch.inf
+    log_amplitude[:, 1::7] = -1e13
+    x = type(x)(x.q, x.k, x.v, log_amplitude, x.phase, x.state).to(torch.float32)
+    x = x.map(lambda t: t.requires_grad_())
+    y, last = run(x, mode)
+    assert distance(y, step_loop(x)[0]) < 1e-5
+    gradients = torch.autograd.grad(y.sum() + last.real.sum(), list(x.differentiable().values()))
+    assert all(g.isfinite().all() for g in gradients)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_amplitude_above_one_counts_as_one(mode: str) -> None:
+    x = make((1, 20, 2, 1, 1), amplitude="one")
+    above = type(x)(x.q, x.k, x.v, x.log_amplitude + 0.5, x.phase, x.state)
+    assert torch.equal(run(above, mode)[0], run(x, mode)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((1, 1, 4, 1, 1), "recurrent"),
+        ((1, 1, 2, 4, 4), "recurrent"),
+        ((1, 9, 4, 1, 1), "scan"),
+        ((1, 9, 2, 4, 4), "chunkwise"),
+    ],
+)
+def test_auto(
+    shape: tuple[int, int, int, int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    for name in MODES:
+        run_mode = getattr(operator, name)
+
+        def spy(*args: Any, name: str = name, run_mode: Any = run_mode, **kwargs: Any) -> Any:
+            taken.append(name)
+            return run_mode(*args, **kwargs)
+
+        monkeypatch.setattr(operator, name, spy)
+    run(make(shape), "auto")
+    assert taken == [expected]
+
+
+def test_inputs_are_left_as_they_are() -> None:
+    x = make((B, L, H, 1, 1), phase="half turns", resets=True)
+    before = {name: t.clone() for name, t in x.differentiable().items()}
+    for mode in MODES:
+        run(x, mode)
+    assert all(torch.equal(before[name], t) for name, t in x.differentiable().items())
