@@ -263,12 +263,18 @@ class MemoryHorizonConfig(DataConfig):
     task: Task = setting(Task.modsum, "what to predict from the values since the last reset")
     resets: int = setting(3, "resets per sample, at distinct uniform positions", least=0)
     samples: Optional[int] = setting(
-        None, "size of a fixed training set; null: fresh samples at every step", least=1
+        None,
+        "size of a fixed training set; null: fresh samples at every step",
+        least=1,
+        most=1 << 24,
     )
     test_samples: int = setting(1024, "samples in each test", least=1)
     validation_samples: int = setting(256, "samples in the validation", least=1)
     test_lengths: list[int] = setting(
-        [128, 512], "lengths of the extrapolation tests, beside the training length", least=1
+        [128, 512],
+        "lengths of the extrapolation tests, beside the training length",
+        least=1,
+        most=1 << 20,
     )
     test_resets: list[int] = setting(
         [12, 12], "resets of the extrapolation tests, one for each length", least=0

@@ -99,21 +99,27 @@ def baselines(task: Task, length: int, resets: int) -> dict[str, float]:
     sum_C = np.zeros(MODULUS)
     sum_C[0] = 1.0
     overall_C, oracle = np.zeros(MODULUS), 0.0
-    for probability in at_distance_D:
-        overall_C += probability * sum_C
-        oracle += probability * sum_C.max()
-        sum_C = _add_value(sum_C, clip=task is Task.clipsum)
+    for distance, probability in enumerate(at_distance_D):
+        next_C = _add_value(sum_C, clip=task is Task.clipsum)
+        settled = np.abs(next_C - sum_C).max() < 1e-15  # every larger distance is like this one
+        weight = at_distance_D[distance:].sum() if settled else probability
+        overall_C += weight * sum_C
+        oracle += weight * sum_C.max()
+        if settled:
+            break
+        sum_C = next_C
     return {"chance": float(overall_C.max()), "distance_oracle": float(oracle)}
 
 
 def _distance_distribution(length: int, resets: int) -> np.ndarray:
-    """Probability of each distance 0..length at a uniformly drawn step."""
-    after_D = np.zeros(length)  # the last reset was d steps ago, given that there are d steps
-    none_N = np.zeros(length)  # no reset at steps 0..n
-    after_D[0], none_N[0] = resets / length, (length - resets) / length
-    for d in range(1, length):
-        after_D[d] = after_D[d - 1] * max(length - d - resets + 1, 0) / (length - d)
-        none_N[d] = none_N[d - 1] * max(length - d - resets, 0) / (length - d)
+    """Probability of each distance 0..length at a uniformly drawn step.
+
+    after_D[d]: a step that d steps precede has its last reset d steps before it; none_N[n]: no
+    reset stands at steps 0..n. Both are quotients of binomials, made factor by factor.
+    """
+    left_D = length - np.arange(1, length)
+    after_D = np.cumprod([resets / length, *np.maximum(left_D - resets + 1, 0) / left_D])
+    none_N = np.cumprod([(length - resets) / length, *np.maximum(left_D - resets, 0) / left_D])
     at_distance_D = np.zeros(length + 1)
     at_distance_D[:-1] = after_D * np.arange(length, 0, -1) / length
     at_distance_D[1:] += none_N / length

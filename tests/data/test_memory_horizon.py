@@ -198,6 +198,20 @@ def test_chance_and_oracle_by_counting_every_sample(task):
     assert found["distance_oracle"] == pytest.approx(oracle, abs=1e-12)
 
 
+@pytest.mark.parametrize("task", list(Task))
+def test_chance_and_oracle_of_long_sequences(task):
+    """The sum settles long before the end."""
+    begun = time.perf_counter()
+    found = baselines(task, 1 << 20, 0 if task is Task.modsum_noreset else 1)
+    assert time.perf_counter() - begun < 10
+    if task is not Task.clipsum:
+        classes = 5 if task is Task.hold else 50
+        assert found["chance"] == pytest.approx(1 / classes, rel=1e-3)
+    else:
+        assert found["chance"] == pytest.approx(1, abs=1e-4)
+    assert found["distance_oracle"] >= found["chance"]
+
+
 def test_horizon():
     count = np.full(100, 50)
     correct = np.where(np.arange(100) <= 37, 45, 44)  # 0.9 exactly, then 0.88
