@@ -181,9 +181,7 @@ class AmplitudeConfig:
     activation: AmplitudeActivation = setting(
         AmplitudeActivation.sigmoid, "σ(α), exp(−exp α) or exp(−softplus α); data control only"
     )
-    initial: float = setting(
-        0.5, "amplitude at initialisation, for data control", above=0, below=1
-    )
+    initial: float = setting(0.5, "amplitude at initialisation, for data control", above=0, below=1)
 
 
 @dataclass
@@ -328,13 +326,13 @@ class TrainerConfig:
     precision: Precision = setting(Precision.float32, "bfloat16 leaves gates and state in float32")
     compile: bool = setting(False, "torch.compile the model")
     device: Device = setting(Device.auto, "auto: CUDA where there is one", identity=False)
-    devices: int = setting(1, "how many devices; the batch is for all together", least=1, identity=False)
+    devices: int = setting(
+        1, "how many devices; the batch is for all together", least=1, identity=False
+    )
     threads: Optional[int] = setting(
         None, "CPU threads; null: torch's own choice", least=1, identity=False
     )
-    progress: Optional[bool] = setting(
-        None, "progress bar; null: on a terminal", identity=False
-    )
+    progress: Optional[bool] = setting(None, "progress bar; null: on a terminal", identity=False)
 
 
 @dataclass
@@ -344,13 +342,17 @@ class OptimizerConfig:
     transition_lr_factor: float = setting(
         1.0, "factor on the learning rate of what makes the state transitions", least=0
     )
-    weight_decay: float = setting(0.05, "on matrices; not on norms, biases, embeddings, transitions", least=0)
+    weight_decay: float = setting(
+        0.05, "on matrices; not on norms, biases, embeddings, transitions", least=0
+    )
     beta1: float = setting(0.9, "AdamW's β₁", least=0, below=1)
     beta2: float = setting(0.98, "AdamW's β₂", least=0, below=1)
     eps: float = setting(1e-8, "AdamW's ε", above=0)
     schedule: Schedule = setting(Schedule.cosine, "after the warm-up")
     warmup_steps: Optional[int] = setting(None, "null: a tenth of trainer.max_steps", least=0)
-    final_lr_factor: float = setting(0.01, "learning rate at the end, relative to its peak", least=0, most=1)
+    final_lr_factor: float = setting(
+        0.01, "learning rate at the end, relative to its peak", least=0, most=1
+    )
 
 
 @dataclass
@@ -405,21 +407,3 @@ DATA: dict[str, type[DataConfig]] = {
     "wt2": TextConfig,
     "text": TextConfig,
 }
-
-
-# -- what follows from a config ----------------------------------------------------------
-
-
-def phase_control(transition: TransitionConfig) -> PhaseControl:
-    """Who makes the phase: null means the data in the complex domain, nobody elsewhere."""
-    if transition.phase.control is not None:
-        return transition.phase.control
-    return PhaseControl.data if transition.domain is Domain.complex else PhaseControl.none
-
-
-def key_value_sizes(
-    d_model: int, heads: int | None, d_key: int | None, d_value: int | None
-) -> tuple[int, int, int]:
-    """(heads, d_key, d_value) with the defaults filled in: max-headed, one channel each."""
-    heads = heads or d_model
-    return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)

@@ -5,7 +5,7 @@ They are never written back: a null that is filled in would change the run's id.
 
 from __future__ import annotations
 
-from gateloop.config import Config
+from gateloop.config import Config, Domain, PhaseControl, TransitionConfig
 
 
 def sequences(config: Config) -> int:
@@ -36,3 +36,18 @@ def warmup_steps(config: Config) -> int:
     """Steps over which the learning rate rises: as given, else a tenth of all."""
     given = config.optimizer.warmup_steps
     return config.trainer.max_steps // 10 if given is None else given
+
+
+def key_value_sizes(
+    d_model: int, heads: int | None, d_key: int | None, d_value: int | None
+) -> tuple[int, int, int]:
+    """(heads, d_key, d_value): as given, else max-headed and an even share of the channels."""
+    heads = heads or d_model
+    return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)
+
+
+def phase_control(transition: TransitionConfig) -> PhaseControl:
+    """Who makes the phase: as given, else the data in the complex domain and nobody elsewhere."""
+    if transition.phase.control is not None:
+        return transition.phase.control
+    return PhaseControl.data if transition.domain is Domain.complex else PhaseControl.none

@@ -7,8 +7,8 @@ from importlib import import_module
 
 import torch
 
-from gateloop.config import MODELS, Config, TextConfig
-from gateloop.data import fingerprint, locate, nominal_vocabulary
+from gateloop.config import MODELS, Config, LineEnd, TextConfig, TokenizerName
+from gateloop.data import fingerprint, locate, open_source
 from gateloop.derived import accumulation, micro_batch, sequences, tokens_per_step
 from gateloop.errors import InputError
 from gateloop.identity import run_id
@@ -30,7 +30,7 @@ def forecast(config: Config) -> str:
     tokens = tokens_per_step(config)
     flops = 6 * tokens * (body + config.model.d_model * classes)
     try:
-        locate(config.data)
+        locate(config.data, fetch=False)
         data, name = "found", run_id(config, fingerprint(config.data))
     except InputError as error:
         data, name = f"not found: {error}", "known once the data are there"
@@ -53,11 +53,16 @@ def forecast(config: Config) -> str:
 
 def vocabulary(config: Config) -> tuple[int, int]:
     """(input classes, output classes), without reading the data."""
-    if isinstance(config.data, TextConfig):
-        size = nominal_vocabulary(config.data)
+    data = config.data
+    if isinstance(data, TextConfig):
+        size = {
+            TokenizerName.gpt2: 50257,
+            TokenizerName.sentencepiece: data.vocabulary,
+            TokenizerName.byte: 257 if data.line_end is LineEnd.end_of_text else 256,
+            # the official train splits' words with the line end; of another text, a guess
+            TokenizerName.word: 33278 if data.name == "wt2" else 267735,
+        }[data.tokenizer]
         return size, size
-    from gateloop.data import open_source
-
     source = open_source(config.data)
     return source.inputs, source.classes
 

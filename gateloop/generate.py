@@ -72,21 +72,20 @@ def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) 
     return int(torch.multinomial(probabilities_V, 1, generator=generator))
 
 
-def tokens(
-    model: LanguageModel, prompt: list[int], options: argparse.Namespace
-) -> Iterator[int]:
+def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace) -> Iterator[int]:
     """Endless samples after ``prompt``; memory and time per token do not grow."""
     import torch
 
     generator = torch.Generator().manual_seed(options.seed)
     state = None
+    unread = torch.tensor([prompt])
     with torch.inference_mode():
-        for piece in torch.tensor(prompt)[None].split(PREFILL, dim=1):
-            logits_BLV, state = model(piece, state)
         while True:
+            for piece in unread.split(PREFILL, dim=1):
+                logits_BLV, state = model(piece, state)
             token = sample(logits_BLV[0, -1], options, generator)
             yield token
-            logits_BLV, state = model(torch.tensor([[token]]), state)
+            unread = torch.tensor([[token]])
 
 
 def main(argv: list[str]) -> int:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from gateloop.config import Config
 from gateloop.data import Tokenizer, load_tokenizer
-from gateloop.errors import InputError
 from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
 from gateloop.training import checkpoint
@@ -18,27 +16,11 @@ from gateloop.training.record import load_config
 
 
 class Loaded(NamedTuple):
-    """``model`` in eval mode on the CPU, its ``tokenizer`` (None for Memory Horizon), its config."""
+    """``model`` in eval mode on the CPU; ``tokenizer``, None for Memory Horizon; ``config``."""
 
     model: LanguageModel
     tokenizer: Tokenizer | None
     config: Config
-
-
-def best_weights(run: Path) -> tuple[dict[str, Tensor], str]:
-    """The best validation's weights, and the file they came from.
-
-    An unfinished run that has validated nothing yet gives its last checkpoint's.
-    """
-    folder = run / "checkpoints"
-    best = checkpoint.listing(folder, checkpoint.BEST)
-    if best:
-        return best[-1].load()["model"], best[-1].path.name
-    last = checkpoint.newest_intact(folder)
-    if last is None:
-        raise InputError(f"{run} holds no checkpoint; let the run reach its first one")
-    content = last.load()["state_dict"]
-    return {name.removeprefix("model."): part for name, part in content.items()}, last.path.name
 
 
 def load(folder: str | Path) -> Loaded:
@@ -48,7 +30,7 @@ def load(folder: str | Path) -> Loaded:
     """
     folder = Path(folder)
     config = load_config(folder)
-    state, _ = best_weights(folder)
+    state, _ = checkpoint.best_weights(folder)
     model = build(config.model, len(state["embedding.weight"]), len(state["head.weight"]))
     model.load_state_dict(state)
     tokens = folder / "tokenizer"

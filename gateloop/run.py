@@ -72,7 +72,7 @@ def execute(
     folder.write_manifest(argv, source.info, device=hardware)
     if source.tokenizer is not None:
         source.tokenizer.save(folder.path / "tokenizer")
-    summary = {
+    summary: dict[str, Any] = {
         "id": folder.id,
         "status": "running",
         "model": config.model.name,
@@ -107,7 +107,9 @@ def skipped(folder: RunFolder) -> str:
     """What to say of a finished run, with the commit that made it where that is another one."""
     by, here = folder.finished_by(), current_commit()
     other = f", by commit {by[:10]} (here: {here[:10]})" if by and here and by != here else ""
-    return f"{folder.path} is finished{other}; rerun=true does it again\n" + report(folder.summary())
+    return f"{folder.path} is finished{other}; rerun=true does it again\n" + report(
+        folder.summary()
+    )
 
 
 def report(summary: dict[str, Any]) -> str:

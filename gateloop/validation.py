@@ -23,9 +23,8 @@ from gateloop.config import (
     TextConfig,
     TokenizerName,
     TrackerName,
-    key_value_sizes,
-    phase_control,
 )
+from gateloop.derived import key_value_sizes, phase_control
 from gateloop.errors import InputError
 
 

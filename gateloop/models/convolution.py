@@ -20,9 +20,7 @@ class ShortConvolution(nn.Module):
         with torch.no_grad():
             self.taps_WC[0] += 1.0
 
-    def forward(
-        self, x_BLC: Tensor, tail: Tensor, reset: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BLC: Tensor, tail: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         length, reach = x_BLC.shape[1], self.width - 1
         window = torch.cat([tail.to(x_BLC.dtype), x_BLC], dim=1)
         if reset is None:

@@ -7,16 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gateloop.config import (
+    RECURRENCE_MODES,
     Domain,
     GateLoopConfig,
     ModeName,
     OutputNorm,
     PhaseControl,
-    RECURRENCE_MODES,
     TransitionConfig,
-    key_value_sizes,
-    phase_control,
 )
+from gateloop.derived import key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.transition import Transition
@@ -66,9 +65,7 @@ class GateLoop(nn.Module):
             ShortConvolution(sum(self.widths), short_convolution) if short_convolution > 1 else None
         )
         self.transition = Transition(d_model, heads, d_key, transition)
-        self.norm = make_output_norm(
-            OutputNorm(output_norm), heads * d_value, output_norm_groups
-        )
+        self.norm = make_output_norm(OutputNorm(output_norm), heads * d_value, output_norm_groups)
         self.gate = nn.Linear(d_model, heads * d_value, bias=False) if gate else None
         self.output = nn.Linear(heads * d_value, d_model, bias=False)
 
@@ -95,12 +92,16 @@ class GateLoop(nn.Module):
         state: State = (torch.zeros(shape, dtype=dtype, device=weight.device),)
         if self.convolution is not None:
             reach = self.convolution.width - 1
-            state += (torch.zeros(batch, reach, sum(self.widths), dtype=real, device=weight.device),)
+            state += (
+                torch.zeros(batch, reach, sum(self.widths), dtype=real, device=weight.device),
+            )
         return state
 
     def parameter_groups(self) -> dict[str, list[str]]:
         """Names of the parameters that make the transitions: own learning rate, no decay."""
-        return {"transition": [f"transition.{name}" for name, _ in self.transition.named_parameters()]}
+        return {
+            "transition": [f"transition.{name}" for name, _ in self.transition.named_parameters()]
+        }
 
     def forward(
         self,

@@ -40,10 +40,12 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)
         if config.tied:
             self.head.weight = self.embedding.weight
-        self.states_per_layer = len(self.blocks[0].time_mixing.init_state(1))
+        self.states_per_layer = len(self.init_state(1)) // config.layers
 
     def init_state(self, batch: int) -> State:
-        return tuple(part for block in self.blocks for part in block.time_mixing.init_state(batch))
+        """Zeros: what stands before the first step, layer after layer."""
+        mixers = (block.time_mixing for block in self.blocks if isinstance(block, Block))
+        return tuple(part for mixer in mixers for part in mixer.init_state(batch))
 
     def forward(
         self,

@@ -21,9 +21,7 @@ def block_parameters(
 ) -> int:
     """Parameters of one layer at a channel-mixing width, without allocating any."""
     with torch.device("meta"):
-        return count(
-            Block(time_mixing(), config.d_model, d_channel, 0.0, config.norm_placement)
-        )
+        return count(Block(time_mixing(), config.d_model, d_channel, 0.0, config.norm_placement))
 
 
 def channel_width(config: ModelConfig, time_mixing: Callable[[], nn.Module]) -> int:

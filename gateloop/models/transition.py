@@ -19,8 +19,8 @@ from gateloop.config import (
     PhaseControl,
     RingConfig,
     TransitionConfig,
-    phase_control,
 )
+from gateloop.derived import phase_control
 
 
 class Transition(nn.Module):
@@ -49,7 +49,9 @@ class Transition(nn.Module):
             if self.cartesian:
                 return self.plane(x_BLD)
             log_amplitude, half_turns = self.amplitude(x_BLD)
-            return log_amplitude, (half_turns if self.domain is Domain.signed else self.phase(x_BLD))
+            return log_amplitude, (
+                half_turns if self.domain is Domain.signed else self.phase(x_BLD)
+            )
 
 
 def log_of_activation(alpha: Tensor, activation: AmplitudeActivation) -> Tensor:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gateloop.errors import InputError
 from gateloop.files import clear_disk_errors
@@ -30,17 +32,19 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.path.name.split("-")[1])
 
-    def intact(self) -> bool:
-        return self.path.stem.split("-")[2] == digest(self.path)
-
     def load(self) -> dict[str, Any]:
         """The content, as tensors and plain values; nothing in it is executed.
 
-        Raises InputError where the file is damaged.
+        Raises InputError where the file is cut short or changed, or holds anything else.
         """
-        if not self.intact():
-            raise InputError(f"{self.path} is damaged; run its command again with rerun=true")
-        content: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        if self.path.stem.split("-")[2] != digest(self.path):
+            raise InputError(f"{self.path} is damaged")
+        try:
+            content: dict[str, Any] = torch.load(
+                self.path, map_location="cpu", weights_only=True, mmap=True
+            )
+        except (RuntimeError, UnpicklingError) as error:
+            raise InputError(f"{self.path} is damaged: it holds more than tensors") from error
         return content
 
 
@@ -84,11 +88,26 @@ def listing(folder: Path, kind: str) -> list[Checkpoint]:
 def newest_intact(folder: Path) -> Checkpoint | None:
     """The last step's checkpoint that is whole; a damaged one is named on stderr and removed."""
     for checkpoint in reversed(listing(folder, STEP)):
-        if checkpoint.intact():
+        try:
+            checkpoint.load()
             return checkpoint
-        print(
-            f"gateloop: warning: {checkpoint.path} is damaged; falling back to the one before",
-            file=sys.stderr,
-        )
-        checkpoint.path.unlink()
+        except InputError as error:
+            print(f"gateloop: warning: {error}; taking the one before", file=sys.stderr)
+            checkpoint.path.unlink()
     return None
+
+
+def best_weights(run: Path) -> tuple[dict[str, Tensor], str]:
+    """The best validation's weights, and the file they came from.
+
+    An unfinished run that has validated nothing yet gives its last checkpoint's.
+    """
+    folder = run / "checkpoints"
+    best = listing(folder, BEST)
+    if best:
+        return best[-1].load()["model"], best[-1].path.name
+    last = newest_intact(folder)
+    if last is None:
+        raise InputError(f"{run} holds no checkpoint; let the run reach its first one")
+    content = last.load()["state_dict"]
+    return {name.removeprefix("model."): part for name, part in content.items()}, last.path.name

@@ -79,9 +79,7 @@ def evaluate(
             if stop():
                 raise Interrupted("evaluation stopped")
             inputs = {name: part.to(device) for name, part in tensors(batch).items()}
-            logits_BLV, after = model(
-                inputs["inputs"], state, reset=inputs.get("reset"), mode=mode
-            )
+            logits_BLV, after = model(inputs["inputs"], state, reset=inputs.get("reset"), mode=mode)
             state = after if evaluation.carry else None
             scored = batch.targets_BL != IGNORE
             loss = token_losses(logits_BLV, inputs["targets"]).cpu().numpy()[scored]
@@ -96,7 +94,7 @@ def evaluate(
 
 
 def summarise(evaluation: Evaluation, by_position: Tally, by_distance: Tally) -> dict[str, float]:
-    """loss, accuracy and perplexity per token; with words and bytes known, per word and per byte."""
+    """Loss, accuracy and perplexity per token; of a text also per word and per byte."""
     total, tokens = float(by_position.loss.sum()), float(by_position.count.sum())
     metrics = {
         "loss": total / tokens,
@@ -116,5 +114,3 @@ def summarise(evaluation: Evaluation, by_position: Tally, by_distance: Tally) ->
 def exponential(value: float) -> float:
     """e to the value; infinite where a float cannot hold it."""
     return math.exp(value) if value < 700 else math.inf
-
-

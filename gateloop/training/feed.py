@@ -15,7 +15,7 @@ Tensors = dict[str, Tensor]
 
 
 def tensors(batch: Batch) -> Tensors:
-    """inputs and targets (batch, length) int64, and reset (batch, length) bool where there is one."""
+    """inputs and targets (batch, length) int64; reset (batch, length) bool where there is one."""
     arrays = {"inputs": batch.inputs_BL, "targets": batch.targets_BL, "reset": batch.reset_BL}
     return {name: torch.from_numpy(array) for name, array in arrays.items() if array is not None}
 

@@ -42,9 +42,9 @@ def choose_device(config: Config) -> torch.device:
         raise InputError(
             f"trainer.devices={settings.devices}: more than one device is not supported yet; take 1"
         )
-    if settings.precision is Precision.bfloat16 and device.type == "cuda":
-        if not torch.cuda.is_bf16_supported():
-            raise InputError("trainer.precision=bfloat16: this GPU has none; take float32")
+    bfloat16 = settings.precision is Precision.bfloat16
+    if bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise InputError("trainer.precision=bfloat16: this GPU has none; take float32")
     return device
 
 
@@ -73,16 +73,15 @@ def fit(
 ) -> float:
     """Train ``model`` in place up to trainer.max_steps, resuming from the newest whole checkpoint.
 
-    Returns the seconds of all its sessions. Raises Interrupted after saving, and Diverged where a gradient is not finite.
+    Returns the seconds of all its sessions. Raises Interrupted after saving, and Diverged where
+    a gradient is not finite.
     """
     quieten_lightning()
     resume = checkpoint.newest_intact(folder.path / "checkpoints")
     folder.cut_back(resume.step if resume else -1)
     if resume:
         print(f"going on from step {resume.step}", file=sys.stderr)
-    progress = Progress(
-        config.trainer.max_steps, tokens_per_step(config), config.trainer.progress
-    )
+    progress = Progress(config.trainer.max_steps, tokens_per_step(config), config.trainer.progress)
     metrics = Metrics(config, folder, progress)
     validation = Validation(config, source, folder, interruption, progress)
     trainer = pl.Trainer(

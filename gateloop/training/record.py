@@ -52,8 +52,8 @@ class RunFolder:
 
         Raises Interrupted where another process holds it, having changed nothing.
         """
-        self._acquire()
         try:
+            self._acquire()
             yield
         finally:
             if self._lock is not None:
@@ -81,9 +81,9 @@ class RunFolder:
                     break
                 os.close(lock)  # a rerun moved the folder away between opening and locking
                 path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = lock
             os.ftruncate(lock, 0)
             os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._lock = lock
         # A forked worker that outlives this process must not keep the run locked.
         os.register_at_fork(after_in_child=self._forget_lock)
 

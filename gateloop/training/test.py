@@ -9,9 +9,9 @@ import torch
 from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.files import write_json_atomic
-from gateloop.loading import best_weights
 from gateloop.models.language_model import LanguageModel
 from gateloop.training.audit import causality_gap
+from gateloop.training.checkpoint import best_weights
 from gateloop.training.evaluation import evaluate
 from gateloop.training.record import RunFolder
 

@@ -39,8 +39,9 @@ def open_wandb(
     import wandb
 
     insist = settings.name is TrackerName.wandb
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-    if insist and mode == "online" and not wandb.api.api_key:
+    credentials = bool(wandb.api.api_key)
+    mode = os.environ.get("WANDB_MODE") or ("online" if credentials or insist else "offline")
+    if mode == "online" and not credentials:
         raise InputError(
             "tracker=wandb: no credentials; run `wandb login`, set WANDB_API_KEY, "
             "or take tracker=auto"
@@ -78,7 +79,7 @@ def close_tracker(tracker: Logger | None, summary: dict[str, float]) -> None:
         return
     if isinstance(tracker, WandbLogger):
         tracker.experiment.summary.update(summary)
-        tracker.experiment.finish(quiet=True)
+        tracker.experiment.finish()
     else:
         tracker.log_metrics(summary)
         tracker.finalize("success")

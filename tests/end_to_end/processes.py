@@ -37,9 +37,7 @@ class Run:
             self.command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
 
-    def kill_when(
-        self, ready: Callable[[], bool], number: signal.Signals = signal.SIGKILL
-    ) -> int:
+    def kill_when(self, ready: Callable[[], bool], number: signal.Signals = signal.SIGKILL) -> int:
         """Start, wait until ``ready()``, send the signal, and return the exit code."""
         process = self.start()
         deadline = time.monotonic() + 120

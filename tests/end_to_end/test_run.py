@@ -1,0 +1,129 @@
+"""What a run says and leaves behind when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.end_to_end.processes import Run
+
+SMALL = (
+    "model.d_model=16",
+    "data.length=32",
+    "data.test_lengths=[32]",
+    "data.test_resets=[6]",
+    "data.test_samples=16",
+    "data.validation_samples=16",
+    "trainer.max_steps=20",
+    "trainer.checkpoint_every=5",
+    "trainer.validate_every=10",
+    "tracker=none",
+)
+
+
+def one_line(stderr: str) -> str:
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("gateloop: ")]
+    return line
+
+
+def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL, "optimizer.lr=1e30", "trainer.gradient_clip=0")
+    ended = run.finish()
+    assert ended.returncode == 1
+    line = one_line(ended.stderr)
+    assert "diverged at step" in line and "gradient of" in line
+    assert run.summary()["status"] == "diverged"
+    for path in run.checkpoints():
+        weights = torch.load(path, weights_only=True)["state_dict"].values()
+        assert all(torch.isfinite(part).all() for part in weights)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a size-limited tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    ended = Run(tmp_path, *SMALL, "model.layers=9", f"runs_dir={small_disk}").finish()
+    assert ended.returncode == 2
+    assert "no space left" in one_line(ended.stderr).lower()
+    (folder,) = small_disk.iterdir()
+    assert not list(folder.rglob("*.tmp"))
+    for path in (folder / "checkpoints").glob("*.ckpt"):
+        torch.load(path, weights_only=True)  # whole, if there is one
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_checkpoint_with_code_is_refused(tmp_path: Path) -> None:
+    import hashlib
+
+    run = Run(tmp_path, *SMALL)
+    run.kill_when(lambda: len(run.checkpoints()) > 0)
+    for path in run.checkpoints():
+        path.unlink()
+    content = pickle.dumps(Bomb())
+    name = f"step-00000005-{hashlib.blake2b(content, digest_size=8).hexdigest()}.ckpt"
+    (run.path / "checkpoints" / name).write_bytes(content)
+    ended = run.finish()
+    assert not (tmp_path / "executed").exists()
+    assert ended.returncode in (0, 2)
+    assert name in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_trackers_write_beside_the_record(tmp_path: Path) -> None:
+    for tracker in ("csv", "tensorboard", "auto"):
+        run = Run(tmp_path / tracker, *SMALL[:-1], f"tracker={tracker}")
+        ended = run.finish()
+        assert ended.returncode == 0, ended.stderr
+        assert [row["step"] for row in run.rows() if "train/loss" in row] == [10, 20]
+        found = {"csv": "csv/metrics.csv", "tensorboard": "tensorboard/events*", "auto": "wandb/*"}
+        assert list(run.path.glob(found[tracker]))
+
+
+def test_wandb_without_credentials_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL[:-1], "tracker=wandb")
+    environment = os.environ.pop("WANDB_MODE", None)
+    try:
+        ended = run.finish()
+    finally:
+        if environment is not None:
+            os.environ["WANDB_MODE"] = environment
+    assert ended.returncode == 2
+    assert "credentials" in one_line(ended.stderr)
+
+
+def test_dry_run_needs_no_data_and_writes_nothing(tmp_path: Path) -> None:
+    ended = Run(tmp_path, "data=wt103", "size=125m", "dry_run=true").finish()
+    assert ended.returncode == 0, ended.stderr
+    assert "60,7" in ended.stdout and "not found" in ended.stdout
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "err"}
+
+
+def test_summary_has_what_tables_read(tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL)
+    assert run.finish().returncode == 0
+    summary = run.summary()
+    needed = "id status model data mode seed parameters tokens_seen steps train_seconds "
+    needed += "tokens_per_second device checkpoint metrics"
+    assert set(needed.split()) <= set(summary)
+    assert summary["tokens_seen"] == 20 * 32 * 32
+    assert summary["checkpoint"] == run.checkpoints("best")[-1].name
+    assert json.loads((run.path / "test.json").read_text())[""]["by_distance"]["count"]

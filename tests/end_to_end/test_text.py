@@ -1,0 +1,96 @@
+"""Real WikiText through every tokeniser, from the command line to generated text."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from gateloop import load
+from gateloop.config import ModeName
+from gateloop.data import open_source
+from gateloop.models import build
+from gateloop.training.evaluation import evaluate
+from tests.end_to_end.processes import Run
+
+TOKENS = {
+    # data.tokenizer: (train, validation, test) tokens of the partial WikiText-103
+    "word": (548_410, 217_646, 245_569),
+    "gpt2": (None, 249_735, 285_234),
+    "byte": (2_867_095, 1_142_309, 1_281_077),
+    "sentencepiece": (None, None, None),
+}
+
+
+def command(data: Path, tokenizer: str) -> list[str]:
+    files = [f"data.tokenizer_path={data / 'gpt2'}"] if tokenizer == "gpt2" else []
+    return [
+        "data=wt103",
+        f"data.path={data / 'wikitext-103'}",
+        f"data.tokenizer={tokenizer}",
+        *files,
+        "size=tiny",
+        "model.d_model=32",
+        "model.parameters=null",
+        "data.length=64",
+        "data.vocabulary=1000",
+        "trainer.max_steps=30",
+        "trainer.validate_every=30",
+        "optimizer.lr=1e-2",
+        "tracker=none",
+    ]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENS)
+def test_partial_wikitext_103(shared_data: Path, tmp_path: Path, tokenizer: str) -> None:
+    run = Run(tmp_path, *command(shared_data, tokenizer))
+    ended = run.finish()
+    assert ended.returncode == 0, ended.stderr
+    summary = run.summary()
+    metrics = summary["metrics"]
+    assert summary["data"] == "wt103-partial"
+    assert run.path.name.startswith("gateloop-wt103-partial-s0-")
+
+    facts = json.loads((run.path / "manifest.json").read_text())["data"]
+    for split, expected in zip(("train", "validation", "test"), TOKENS[tokenizer], strict=True):
+        assert expected is None or facts[split]["tokens"] == expected
+    assert metrics["test/tokens"] == facts["test"]["tokens"] - 1
+
+    # Word perplexity and bits per byte by hand, from the summed loss and the raw file.
+    raw = (shared_data / "wikitext-103" / "wiki.test.tokens").read_bytes()
+    words = len(raw.split()) + raw.count(b"\n")
+    total = metrics["test/loss"] * metrics["test/tokens"]
+    assert metrics["test/word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-9)
+    bits = total / math.log(2) / len(raw)
+    assert metrics["test/bits_per_byte"] == pytest.approx(bits, rel=1e-9)
+    assert metrics["test/perplexity"] == pytest.approx(math.exp(metrics["test/loss"]), rel=1e-9)
+    assert summary["causal"] and metrics["test/causality_gap"] < 1e-5
+
+    # The same test with the weights of step 0.
+    loaded = load(run.path)
+    source = open_source(loaded.config.data)
+    torch.manual_seed(0)
+    fresh = build(loaded.config.model, source.inputs, source.classes)
+    (test,) = source.evaluations("test")
+    before = evaluate(fresh, test, mode=ModeName.scan, sequences=32).metrics["perplexity"]
+    assert metrics["test/perplexity"] < 0.7 * before
+
+    # The run's own model and tokeniser write text, the same text twice.
+    arguments = (str(run.path), "--prompt", " The", "--tokens", "30", "--top-k", "50")
+    first = Run(tmp_path, *arguments, module="gateloop.generate").finish()
+    again = Run(tmp_path, *arguments, module="gateloop.generate").finish()
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith(" The") and len(first.stdout) > 20
+    assert first.stdout == again.stdout
+
+
+def test_look_ahead_is_found(shared_data: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, *command(shared_data, "byte"), "model.output_norm=group_over_time")
+    ended = run.finish()
+    assert ended.returncode == 0, ended.stderr
+    assert run.summary()["metrics"]["test/causality_gap"] > 1e-3
+    assert run.summary()["causal"] is False
+    assert "NOT CAUSAL" in ended.stdout
