@@ -81,8 +81,10 @@ def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace)
     unread = torch.tensor([prompt])
     with torch.inference_mode():
         while True:
-            for piece in unread.split(PREFILL, dim=1):
-                logits_BLV, state = model(piece, state)
+            *pieces, last = unread.split(PREFILL, dim=1)
+            for piece in pieces:
+                state = model(piece, state)[1]
+            logits_BLV, state = model(last, state)
             token = sample(logits_BLV[0, -1], options, generator)
             yield token
             unread = torch.tensor([[token]])

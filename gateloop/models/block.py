@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gateloop.config import NormPlacement
-
-State = tuple[Tensor, ...]
+from gateloop.config import ModeName, NormPlacement
+from gateloop.models.time_mixer import State, TimeMixer
 
 
 class ChannelMixing(nn.Module):
@@ -27,7 +26,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        time_mixing: nn.Module,
+        time_mixing: TimeMixer,
         d_model: int,
         d_channel: int,
         dropout: float,
@@ -42,7 +41,7 @@ class Block(nn.Module):
         self.pre = placement is NormPlacement.pre
 
     def forward(
-        self, x_BLD: Tensor, state: State | None, reset: Tensor | None, mode: object
+        self, x_BLD: Tensor, state: State | None, reset: Tensor | None, mode: ModeName | None
     ) -> tuple[Tensor, State]:
         mix = self.time_mixing
         if self.pre:

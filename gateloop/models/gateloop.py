@@ -18,13 +18,12 @@ from gateloop.config import (
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
+from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.models.transition import Transition
 from gateloop.recurrence import gated_linear_recurrence
 
-State = tuple[Tensor, ...]
 
-
-class GateLoop(nn.Module):
+class GateLoop(TimeMixer):
     """A causal time mixer to put where attention stood.
 
     forward: x (batch, length, d_model) → (y of the same shape, state). The state is a tuple of

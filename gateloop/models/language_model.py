@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from gateloop.config import ModelConfig, ModeName, NormPlacement
 from gateloop.models.block import Block
-
-State = tuple[Tensor, ...]
+from gateloop.models.time_mixer import State, TimeMixer
 
 
 class LanguageModel(nn.Module):
@@ -21,7 +20,7 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        time_mixing: Callable[[], nn.Module],
+        time_mixing: Callable[[], TimeMixer],
         inputs: int,
         classes: int,
         d_channel: int,
@@ -42,10 +41,14 @@ class LanguageModel(nn.Module):
             self.head.weight = self.embedding.weight
         self.states_per_layer = len(self.init_state(1)) // config.layers
 
+    @property
+    def mixers(self) -> list[TimeMixer]:
+        """The time mixer of each layer."""
+        return [module for module in self.modules() if isinstance(module, TimeMixer)]
+
     def init_state(self, batch: int) -> State:
         """Zeros: what stands before the first step, layer after layer."""
-        mixers = (block.time_mixing for block in self.blocks if isinstance(block, Block))
-        return tuple(part for mixer in mixers for part in mixer.init_state(batch))
+        return tuple(part for mixer in self.mixers for part in mixer.init_state(batch))
 
     def forward(
         self,

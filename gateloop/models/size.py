@@ -10,6 +10,7 @@ from torch import nn
 from gateloop.config import ModelConfig
 from gateloop.errors import InputError
 from gateloop.models.block import Block
+from gateloop.models.time_mixer import TimeMixer
 
 
 def count(module: nn.Module) -> int:
@@ -17,14 +18,14 @@ def count(module: nn.Module) -> int:
 
 
 def block_parameters(
-    config: ModelConfig, time_mixing: Callable[[], nn.Module], d_channel: int
+    config: ModelConfig, time_mixing: Callable[[], TimeMixer], d_channel: int
 ) -> int:
     """Parameters of one layer at a channel-mixing width, without allocating any."""
     with torch.device("meta"):
         return count(Block(time_mixing(), config.d_model, d_channel, 0.0, config.norm_placement))
 
 
-def channel_width(config: ModelConfig, time_mixing: Callable[[], nn.Module]) -> int:
+def channel_width(config: ModelConfig, time_mixing: Callable[[], TimeMixer]) -> int:
     """model.d_channel where given, else from model.parameters, else twice d_model.
 
     The budget counts the layers, without embedding and head, so that one size serves every

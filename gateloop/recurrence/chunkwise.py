@@ -2,10 +2,10 @@
 
 Within a chunk, phases are prefix sums from its start that rotate q and k, so they cost no
 exponent and everything inside is real, with real and imaginary part side by side along the keys.
-Amplitudes that differ by key enter between sub-blocks by way of a reference row at the later
-sub-block's start: q_n e^{A_n − A_ref} and k_m e^{A_ref − A_m}, both exponents ≤ 0. Within a
-sub-block the differences are explicit. Where all keys of a head share one amplitude, the whole
-chunk is one sub-block: (q kᵀ) ⊙ e^{A_n − A_m}.
+Amplitudes that differ by key enter by halves: the later half of a chunk reads the earlier one by
+way of the row between them, q_n e^{A_n − A_ref} and k_m e^{A_ref − A_m}, both exponents ≤ 0, and
+each half is halved again, down to blocks whose differences A_n − A_m are taken one by one. Where
+all keys of a head share one amplitude, the whole chunk is one such block, (q kᵀ) ⊙ e^{A_n − A_m}.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from gateloop.recurrence.transition import transition
 
 CHUNK = 64
-BLOCK = 16
+BLOCK = 8
 
 
 def chunkwise(
@@ -119,17 +119,16 @@ def _equal_chunks(
     back = None if turn is None else _wrap(-turn, real)
     if planar:
         to_end = None if turn is None else _wrap(turn[..., -1:, :] - turn, real)
-        added = (_planar(k, to_end) * _twice(until_end)).mT @ v
+        added = _scaled(_planar(k, to_end), until_end).mT @ v
         added = torch.complex(*added.chunk(2, dim=-2))
         # (q e^{iΦ_n}) (k e^{−iΦ_m}), its real part as one real product
         q, k = _planar(q.conj(), back), _planar(k, back)
-        since_start, decay = _twice(since_start), _twice(decay)
     else:
         added = (k * until_end).mT @ v
     before, last = _over_chunks(carry, added, state)
     if planar:
         before = torch.cat([before.real, before.imag], dim=-2)
-    y = y + (q * since_start) @ before + _inside(q, k, v, decay, segment)
+    y = y + _scaled(q, since_start) @ before + _inside(q, k, v, decay, segment)
     return y.flatten(2, 3).transpose(1, 2), last
 
 
@@ -163,9 +162,11 @@ def _planar(t: Tensor, turn: Tensor | None) -> Tensor:
     return torch.cat([re, torch.zeros_like(re) if im is None else im], dim=-1)
 
 
-def _twice(t: Tensor) -> Tensor:
-    """For the planar pairs; one that all keys share broadcasts as it is."""
-    return t if t.shape[-1] == 1 else torch.cat([t, t], dim=-1)
+def _scaled(t: Tensor, weight: Tensor) -> Tensor:
+    """t · weight, the same for the real and the imaginary part of a planar t."""
+    if weight.shape[-1] in (1, t.shape[-1]):
+        return t * weight
+    return (t.unflatten(-1, (2, -1)) * weight[..., None, :]).flatten(-2)
 
 
 def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,28 +181,40 @@ def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, T
 
 def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
     """What each step of a chunk reads of those before it."""
-    real = v.dtype
     size = q.shape[-2]
-    block = size if decay.shape[-1] == 1 else BLOCK
-    step = torch.arange(size, device=q.device)
-    outputs = []
-    for start in range(0, size, block):
-        rows, columns = slice(start, min(start + block, size)), slice(0, min(start + block, size))
-        q_rows, k_rows, decay_rows = q[..., rows, :], k[..., rows, :], decay[..., rows, :]
-        difference = decay_rows[..., :, None, :] - decay_rows[..., None, :, :]
-        weight = difference.clamp(max=0).to(real).exp()
-        if decay.shape[-1] == 1:
-            scores = (q_rows @ k_rows.mT) * weight[..., 0]
-        else:
-            scores = (q_rows[..., :, None, :] * k_rows[..., None, :, :] * weight).sum(-1)
-        if start > 0:
-            reference = decay[..., start - 1 : start, :]
-            earlier = slice(0, start)
-            left = q_rows * (decay_rows - reference).to(real).exp()
-            right = k[..., earlier, :] * (reference - decay[..., earlier, :]).to(real).exp()
-            scores = torch.cat([left @ right.mT, scores], dim=-1)
-        seen = step[columns] < step[rows, None]
-        if segment is not None:
-            seen = seen & (segment[..., rows, None] == segment[..., None, columns])
-        outputs.append(scores.masked_fill(~seen, 0) @ v[..., columns, :])
-    return torch.cat(outputs, dim=-2)
+    if size <= BLOCK or decay.shape[-1] == 1:
+        return _inside_block(q, k, v, decay, segment)
+    halves = (size // 2, size - size // 2)
+    (q1, q2), (k1, k2), (v1, v2), (decay1, decay2) = (
+        t.split(halves, dim=-2) for t in (q, k, v, decay)
+    )
+    segment1 = segment2 = None
+    if segment is not None:
+        segment1, segment2 = segment.split(halves, dim=-1)
+    reference = decay1[..., -1:, :]
+    since = _scaled(q2, (decay2 - reference).to(v.dtype).exp())
+    until = _scaled(k1, (reference - decay1).to(v.dtype).exp())
+    scores = since @ until.mT
+    if segment1 is not None and segment2 is not None:
+        scores = scores.masked_fill(segment2[..., :, None] != segment1[..., None, :], 0)
+    y1 = _inside(q1, k1, v1, decay1, segment1)
+    y2 = _inside(q2, k2, v2, decay2, segment2) + scores @ v1
+    return torch.cat([y1, y2], dim=-2)
+
+
+def _inside_block(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
+    step = torch.arange(q.shape[-2], device=q.device)
+    not_before = step >= step[:, None]
+    difference = decay[..., :, None, :] - decay[..., None, :, :]
+    weight = difference.masked_fill(not_before[..., None], -math.inf).to(v.dtype).exp()
+    if weight.shape[-1] == 1:
+        scores = (q @ k.mT) * weight[..., 0]
+    else:
+        pairs = q[..., :, None, :] * k[..., None, :, :]
+        if pairs.shape[-1] > weight.shape[-1]:
+            real, imaginary = pairs.chunk(2, dim=-1)
+            pairs = real + imaginary
+        scores = (pairs * weight).sum(-1)
+    if segment is not None:
+        scores = scores.masked_fill(segment[..., :, None] != segment[..., None, :], 0)
+    return scores @ v
