@@ -30,8 +30,8 @@ def forecast(config: Config) -> str:
     tokens = tokens_per_step(config)
     flops = 6 * tokens * (body + config.model.d_model * classes)
     try:
-        locate(config.data, fetch=False)
-        data, name = "found", run_id(config, fingerprint(config.data))
+        source = locate(config.data, fetch=False)
+        data, name = f"{source}, found", run_id(config, fingerprint(config.data), source)
     except InputError as error:
         data, name = f"not found: {error}", "known once the data are there"
     module, _, mixer = MODELS[config.model.name].mixer.partition(":")

@@ -44,7 +44,8 @@ def digest(described: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def run_id(config: Config, fingerprint: str | None = None) -> str:
-    """``<model>-<data>-s<seed>-<hash8>``."""
+def run_id(config: Config, fingerprint: str | None = None, data: str | None = None) -> str:
+    """``<model>-<data>-s<seed>-<hash8>``; ``data`` is the name that results carry, where it is
+    not the configured one (``wt103-partial``)."""
     short = digest(identity(config, fingerprint))
-    return f"{config.model.name}-{config.data.name}-s{config.seed}-{short}"
+    return f"{config.model.name}-{data or config.data.name}-s{config.seed}-{short}"

@@ -11,7 +11,7 @@ from typing import Any
 from gateloop.command import run_command
 from gateloop.compose import compose
 from gateloop.config import Config
-from gateloop.data import fingerprint
+from gateloop.data import fingerprint, locate
 from gateloop.derived import tokens_per_step
 from gateloop.errors import FINISHED, Diverged
 from gateloop.help import information
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         print(forecast(config))
         return FINISHED
     mark = fingerprint(config.data)
-    folder = RunFolder(config.runs_dir, run_id(config, mark))
+    folder = RunFolder(config.runs_dir, run_id(config, mark, locate(config.data)))
     if folder.finished() and not config.rerun:
         print(skipped(folder))
         return FINISHED
