@@ -71,6 +71,7 @@ def execute(
     hardware = device_name(device)
     folder.write_manifest(argv, source.info, device=hardware)
     if source.tokenizer is not None:
+        (folder.path / "tokenizer").mkdir(exist_ok=True)
         source.tokenizer.save(folder.path / "tokenizer")
     summary: dict[str, Any] = {
         "id": folder.id,
