@@ -19,6 +19,9 @@ from gateloop.recurrence.scan import scan
 
 MODES = ("recurrent", "scan", "chunkwise", "attention")
 
+# Numbers in a head's state from which chunkwise is as fast as scan (docs/recurrence.md).
+CHUNKWISE_FROM = 256
+
 # exp(-100) is zero beside one in any precision; -inf in a prefix sum would turn into NaN.
 LEAST_LOG_AMPLITUDE = -100.0
 
@@ -99,8 +102,8 @@ def gated_linear_recurrence(
         allowed.
     ``mode``
         ``recurrent``, ``scan``, ``chunkwise``, ``attention`` or ``auto``, which takes ``recurrent``
-        for one step, ``scan`` where d_key = d_value = 1, else ``chunkwise``. All give the same
-        result. ``chunk`` is the length of chunkwise's chunks; the other modes ignore it.
+        for one step, ``scan`` where a head's state is small, as in max-headed layers, else
+        ``chunkwise`` (docs/recurrence.md). All give the same result. ``chunk`` is the length of chunkwise's chunks; the other modes ignore it.
 
     Raises ValueError for wrong shapes, dtypes and modes.
     """
@@ -161,7 +164,7 @@ def _mode(
         if q.shape[1] == 1:
             mode = "recurrent"
         else:
-            mode = "scan" if q.shape[3] == v.shape[3] == 1 else "chunkwise"
+            mode = "scan" if q.shape[3] * v.shape[3] < CHUNKWISE_FROM else "chunkwise"
     if mode == "recurrent":
         return recurrent
     if mode == "scan":

@@ -118,7 +118,8 @@ def test_an_amplitude_above_one_counts_as_one(mode: str) -> None:
         ((1, 1, 4, 1, 1), "recurrent"),
         ((1, 1, 2, 4, 4), "recurrent"),
         ((1, 9, 4, 1, 1), "scan"),
-        ((1, 9, 2, 4, 4), "chunkwise"),
+        ((1, 9, 2, 15, 17), "scan"),
+        ((1, 9, 2, 16, 16), "chunkwise"),
     ],
 )
 def test_auto(
