@@ -195,6 +195,7 @@ def outcome(
 ) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of ``python -m gateloop.run`` with these arguments."""
     monkeypatch.setattr(sys, "argv", ["gateloop", *argv])
+    monkeypatch.setattr("gateloop.run.execute", lambda *given: pytest.fail("it would have run"))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as end:
         run_command(main)

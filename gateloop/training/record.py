@@ -69,13 +69,11 @@ class RunFolder:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    holder = (
-                        os.read(lock, 300).decode(errors="replace").strip() or "another process"
-                    )
+                    holder = os.read(lock, 300).decode(errors="replace").strip()
                     os.close(lock)
                     raise Interrupted(
-                        f"{self.path} is being run by {holder}; wait for it, or end it and give "
-                        "the same command again"
+                        f"{self.path} is being run by {holder or 'another process'}; wait for it, "
+                        "or end it and give the same command again"
                     ) from None
                 if _is_file(lock, path):
                     break

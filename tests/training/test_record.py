@@ -397,6 +397,8 @@ def test_code_installed_in_somebody_elses_repository_has_no_commit(checkout):
     (checkout / ".venv" / "gateloop").mkdir(parents=True)
     (checkout / ".venv" / "gateloop" / "__init__.py").write_text("")
     assert commit(checkout / ".venv") == {"commit": None, "dirty": None}
+    git(checkout, "add", "-f", ".venv")  # not even where that repository keeps a copy of it
+    assert commit(checkout / ".venv") == {"commit": None, "dirty": None}
 
 
 # -- the disk ----------------------------------------------------------------------------
