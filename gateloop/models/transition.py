@@ -173,7 +173,7 @@ class CartesianPlane(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
         real, imaginary = self.projection(x_BLD).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        # Off the origin, where neither |z| nor arg z has a gradient, and near it the squares vanish.
+        # Off the origin: at it, or where the squares vanish, |z| and arg z have no gradient.
         at_origin = real.square() + imaginary.square() < 1e-12
         real = torch.where(at_origin, torch.full_like(real, 1e-6), real)
         size = torch.sqrt(real.square() + imaginary.square())
