@@ -30,7 +30,7 @@ UNKNOWN_KEY = [
     ("optimiser=adamw", "optimiser", "did you mean optimizer?"),
     ("seeds=3", "seeds=3", "did you mean seed?"),
     ("data.tokenizer=byte", "data.tokenizer=byte", "data=wt103"),
-    ("data=wt2 data.resets=3", "data.resets=3", "data=memory_horizon"),
+    ("data=text data.path=x data.resets=3", "data.resets=3", "data=memory_horizon"),
     ("zzz.qqq=1", "zzz.qqq=1", "--help lists all"),
     ("model.transition=3", "model.transition=3", "set model.transition.domain=…"),
     ("trainer.max_steps.x=3", "trainer.max_steps.x", "set trainer.max_steps=…"),
@@ -356,7 +356,7 @@ def finished(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize(
-    ("line", "code"), [("--help", 0), ("--cfg data=wt2", 0), ("lr=3", 2), ("", 0)]
+    ("line", "code"), [("--help", 0), ("--cfg size=tiny", 0), ("lr=3", 2), ("", 0)]
 )
 def test_neither_torch_nor_lightning_is_imported(line, code, tmp_path):
     """Not for help, not for a mistake, and not to skip a run that is finished."""

@@ -151,7 +151,7 @@ def test_the_fingerprint_stands_for_the_paths():
 
 
 def test_the_id_is_readable():
-    config = compose(["data=wt2", "seed=7", "mode=scan"])
+    config = compose(["data=wt2", "data.tokenizer=byte", "seed=7"])
     assert run_id(config, "f").startswith("gateloop-wt2-s7-")
     assert len(run_id(config, "f").rsplit("-")[-1]) == 8
 
