@@ -15,7 +15,7 @@ from gateloop.data.words import SPACE, cores
 from gateloop.errors import InputError
 from gateloop.files import write_json_atomic
 
-SETTINGS = "bpe, identity, byte fallback, coverage 0.9995, version 1"
+SETTINGS = "bpe, identity, byte fallback, coverage 0.9995, whole <unk> and newline, version 2"
 PROBE = "a  b\n\n = c =\n\té\u3000 <unk> 中 \U0001f600 x"  # what a lossy model would change
 
 
@@ -128,6 +128,9 @@ def train(counts: Counter[str], vocabulary: int) -> bytes:
             bos_id=-1,
             eos_id=1,
             unk_id=0,
+            unk_piece="<unknown>",
+            # WikiText's own mark for a rare word, and the line's end, are one symbol each.
+            user_defined_symbols=[f"{SPACE}<unk>", "<unk>", f"{SPACE}\n", "\n"],
             minloglevel=2,
         )
     except RuntimeError as error:
