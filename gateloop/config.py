@@ -7,8 +7,27 @@ The YAML files under ``conf/`` only hold values that differ from these defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Optional
+
+from gateloop.names import (
+    AmplitudeActivation,
+    AmplitudeControl,
+    Device,
+    Domain,
+    LineEnd,
+    ModeName,
+    NormPlacement,
+    OutputNorm,
+    Parametrisation,
+    PhaseActivation,
+    PhaseControl,
+    Precision,
+    Protocol,
+    Schedule,
+    Task,
+    TokenizerName,
+    TrackerName,
+)
 
 
 def setting(
@@ -35,117 +54,6 @@ def setting(
         factory = default if callable(default) else lambda: list(default)
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-# -- names -------------------------------------------------------------------------------
-
-
-class ModeName(Enum):
-    """How the recurrence is computed; ``auto`` takes the fastest for model and shape."""
-
-    auto = "auto"
-    recurrent = "recurrent"
-    scan = "scan"
-    chunkwise = "chunkwise"
-    attention = "attention"
-
-
-class AmplitudeControl(Enum):
-    data = "data"
-    fixed = "fixed"
-    one = "one"
-
-
-class PhaseControl(Enum):
-    data = "data"
-    fixed = "fixed"
-    none = "none"
-
-
-class AmplitudeActivation(Enum):
-    sigmoid = "sigmoid"
-    exp_exp = "exp_exp"
-    exp_softplus = "exp_softplus"
-
-
-class PhaseActivation(Enum):
-    identity = "identity"
-    tanh = "tanh"
-    relu = "relu"
-
-
-class Domain(Enum):
-    complex = "complex"
-    real = "real"
-    signed = "signed"
-
-
-class Parametrisation(Enum):
-    polar = "polar"
-    cartesian = "cartesian"
-
-
-class OutputNorm(Enum):
-    layer = "layer"
-    rms = "rms"
-    group = "group"
-    none = "none"
-    group_over_time = "group_over_time"
-
-
-class NormPlacement(Enum):
-    pre = "pre"
-    post = "post"
-
-
-class Task(Enum):
-    modsum = "modsum"
-    clipsum = "clipsum"
-    hold = "hold"
-    modsum_noreset = "modsum_noreset"
-
-
-class TokenizerName(Enum):
-    gpt2 = "gpt2"
-    sentencepiece = "sentencepiece"
-    word = "word"
-    byte = "byte"
-
-
-class LineEnd(Enum):
-    newline = "newline"
-    end_of_text = "end_of_text"
-
-
-class Protocol(Enum):
-    independent = "independent"
-    carry = "carry"
-    sliding = "sliding"
-
-
-class Precision(Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float64 = "float64"
-
-
-class Device(Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Schedule(Enum):
-    cosine = "cosine"
-    constant = "constant"
-
-
-class TrackerName(Enum):
-    auto = "auto"
-    wandb = "wandb"
-    csv = "csv"
-    tensorboard = "tensorboard"
-    none = "none"
 
 
 # -- model -------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ They are never written back: a null that is filled in would change the run's id.
 
 from __future__ import annotations
 
-from gateloop.config import Config, Domain, PhaseControl, TransitionConfig
+from gateloop.config import Config, TransitionConfig
+from gateloop.names import Domain, PhaseControl
 
 
 def sequences(config: Config) -> int:

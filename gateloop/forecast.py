@@ -7,7 +7,7 @@ from importlib import import_module
 
 import torch
 
-from gateloop.config import MODELS, Config, LineEnd, TextConfig, TokenizerName
+from gateloop.config import MODELS, Config, TextConfig
 from gateloop.data import fingerprint, locate, open_source
 from gateloop.derived import accumulation, micro_batch, sequences, tokens_per_step
 from gateloop.errors import InputError
@@ -15,6 +15,7 @@ from gateloop.identity import run_id
 from gateloop.keys import config_yaml
 from gateloop.models import build
 from gateloop.models.size import channel_width, count
+from gateloop.names import LineEnd, TokenizerName
 
 
 def forecast(config: Config) -> str:

@@ -41,6 +41,9 @@ def main(argv: list[str]) -> int:
     interruption = Interruption()
     interruption.install()
     with folder.locked():
+        if folder.finished() and not config.rerun:  # by another process, a moment ago
+            print(skipped(folder))
+            return FINISHED
         folder.open(config, identity(config, mark), rerun=config.rerun)
         print(f"run {folder.path}", file=sys.stderr)
         summary = execute(config, folder, argv, interruption)

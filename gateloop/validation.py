@@ -7,25 +7,27 @@ from importlib.util import find_spec
 from gateloop import derived
 from gateloop.config import (
     MODELS,
-    AmplitudeActivation,
-    AmplitudeControl,
     Config,
-    Domain,
     GateLoopConfig,
     MemoryHorizonConfig,
     ModelConfig,
+    TextConfig,
+)
+from gateloop.derived import key_value_sizes, phase_control
+from gateloop.errors import InputError
+from gateloop.names import (
+    AmplitudeActivation,
+    AmplitudeControl,
+    Domain,
     ModeName,
     OutputNorm,
     Parametrisation,
     PhaseActivation,
     PhaseControl,
     Protocol,
-    TextConfig,
     TokenizerName,
     TrackerName,
 )
-from gateloop.derived import key_value_sizes, phase_control
-from gateloop.errors import InputError
 
 
 def check(config: Config) -> None:

@@ -13,7 +13,6 @@ from gateloop.config import (
     DataConfig,
     MemoryHorizonConfig,
     ModelConfig,
-    ModeName,
     OptimizerConfig,
     TextConfig,
     TrainerConfig,
@@ -21,6 +20,7 @@ from gateloop.config import (
 )
 from gateloop.identity import SCHEMA_VERSION, digest, identity, run_id
 from gateloop.keys import Key, keys, plain, values
+from gateloop.names import ModeName
 
 FROZEN = Path(__file__).parent / f"defaults_{SCHEMA_VERSION}.json"
 

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A unit imports from lower layers and from its own; in APART, only from lower.
 LAYERS = [
-    {"errors", "config", "files"},
+    {"errors", "names", "config", "files"},
     {"keys", "derived", "draft", "validation", "identity"},
     {"recurrence"},
     {"models", "data"},

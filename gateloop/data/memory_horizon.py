@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gateloop.config import MemoryHorizonConfig, Task
+from gateloop.config import MemoryHorizonConfig
 from gateloop.data.batching import TEST, TRAIN, VALIDATION, Batch, Evaluation, reused
 from gateloop.errors import InputError
+from gateloop.names import Task
 
 VALUES = 5
 RESET = 5  # the reset's token, and the class of reset steps under ``hold``

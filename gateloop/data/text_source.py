@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gateloop.config import LineEnd, Protocol, TextConfig
+from gateloop.config import TextConfig
 from gateloop.data import text, wikitext
 from gateloop.data.batching import Batch, Evaluation, reused
 from gateloop.data.cache import cache_folder, digest
@@ -21,6 +21,7 @@ from gateloop.data.tokenizers import Tokenizer, make_tokenizer, tokenizer_finger
 from gateloop.data.tokenizers.word import WordTokenizer
 from gateloop.data.windows import Stream
 from gateloop.errors import InputError
+from gateloop.names import LineEnd, Protocol
 
 VERSION = "1"  # of what stands in a token cache
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gateloop.config import Protocol
 from gateloop.data.batching import IGNORE, Batch
+from gateloop.names import Protocol
 
 
 class Stream:

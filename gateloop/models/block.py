@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gateloop.config import ModeName, NormPlacement
 from gateloop.models.time_mixer import State, TimeMixer
+from gateloop.names import ModeName, NormPlacement
 
 
 class ChannelMixing(nn.Module):

@@ -6,20 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.config import (
-    RECURRENCE_MODES,
-    Domain,
-    GateLoopConfig,
-    ModeName,
-    OutputNorm,
-    PhaseControl,
-    TransitionConfig,
-)
+from gateloop.config import RECURRENCE_MODES, GateLoopConfig, TransitionConfig
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.models.transition import Transition
+from gateloop.names import Domain, ModeName, OutputNorm, PhaseControl
 from gateloop.recurrence import gated_linear_recurrence
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from gateloop.config import ModelConfig, ModeName, NormPlacement
+from gateloop.config import ModelConfig
 from gateloop.models.block import Block
 from gateloop.models.time_mixer import State, TimeMixer
+from gateloop.names import ModeName, NormPlacement
 
 
 class LanguageModel(nn.Module):

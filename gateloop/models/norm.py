@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gateloop.config import OutputNorm
+from gateloop.names import OutputNorm
 
 
 class GroupNorm(nn.Module):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gateloop.config import ModeName
+from gateloop.names import ModeName
 
 State = tuple[Tensor, ...]
 

@@ -8,19 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.config import (
+from gateloop.config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
+from gateloop.derived import phase_control
+from gateloop.names import (
     AmplitudeActivation,
-    AmplitudeConfig,
     AmplitudeControl,
     Domain,
     Parametrisation,
     PhaseActivation,
-    PhaseConfig,
     PhaseControl,
-    RingConfig,
-    TransitionConfig,
 )
-from gateloop.derived import phase_control
 
 
 class Transition(nn.Module):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gateloop.config import ModeName
 from gateloop.data import IGNORE, Evaluation
+from gateloop.names import ModeName
 from gateloop.training.feed import tensors
 from gateloop.training.module import token_losses
 

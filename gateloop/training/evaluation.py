@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from gateloop.config import ModeName
 from gateloop.data import IGNORE, Evaluation, horizon
 from gateloop.errors import Interrupted
+from gateloop.names import ModeName
 from gateloop.training.feed import tensors
 from gateloop.training.module import token_losses
 

@@ -12,10 +12,11 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gateloop.config import Config, Device, Precision
+from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.derived import accumulation, micro_batch, tokens_per_step
 from gateloop.errors import InputError, Interrupted
+from gateloop.names import Device, Precision
 from gateloop.training import checkpoint
 from gateloop.training.callbacks import Checkpoints, Metrics, Validation
 from gateloop.training.feed import Feed

@@ -8,8 +8,9 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from gateloop.config import Config, Schedule
+from gateloop.config import Config
 from gateloop.derived import warmup_steps
+from gateloop.names import Schedule
 
 
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, object]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from gateloop.config import TrackerConfig, TrackerName
+from gateloop.config import TrackerConfig
 from gateloop.errors import InputError
+from gateloop.names import TrackerName
 
 
 def open_tracker(

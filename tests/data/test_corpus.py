@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateloop.config import TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import corpus as corpora
 from gateloop.data import fingerprint, locate, open_source
 from gateloop.data.corpus import END_OF_TEXT, Part, describe, last_cut, mark_lines, pieces, read
 from gateloop.data.text_source import find_corpus
 from gateloop.errors import InputError
+from gateloop.names import TokenizerName
 
 LINES = [f"line {i} says that {i * i} is a square\n" for i in range(100)]
 

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateloop.config import MemoryHorizonConfig, Task
+from gateloop.config import MemoryHorizonConfig
 from gateloop.data import horizon, open_source
 from gateloop.data.batching import TEST, TRAIN, VALIDATION
 from gateloop.data.memory_horizon import RESET, baselines, draw, solve
 from gateloop.errors import InputError
+from gateloop.names import Task
 
 
 def plainly(tokens: list[int], task: Task) -> tuple[list[int], list[int]]:

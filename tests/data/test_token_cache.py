@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateloop.config import TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import cache as caching
 from gateloop.data import open_source, token_cache
 from gateloop.data.cache import cache_folder, keep, recall
 from gateloop.errors import InputError
+from gateloop.names import TokenizerName
 
 LINES = "".join(f"line {i} of {i % 7}\n" for i in range(2000))
 

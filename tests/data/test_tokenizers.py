@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateloop.config import LineEnd, TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import load_tokenizer, open_source
 from gateloop.data import tokenizers as made
 from gateloop.data import words as words_module
@@ -23,6 +23,7 @@ from gateloop.data.tokenizers import gpt2, sentencepiece
 from gateloop.data.tokenizers.byte import ByteTokenizer
 from gateloop.data.tokenizers.word import WordTokenizer, vocabulary
 from gateloop.errors import InputError
+from gateloop.names import LineEnd, TokenizerName
 
 TEXT = "".join(f" the cat {i} sat\n on thé  mat ▁ and {i % 7} ran .\n\n" for i in range(200))
 FRAGMENTS = [

@@ -10,11 +10,12 @@ import time
 
 import pytest
 
-from gateloop.config import TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import fingerprint, locate, open_source
 from gateloop.data.text_source import find_corpus
 from gateloop.data.wikitext import FILE_NAMES, OFFICIAL
 from gateloop.errors import InputError
+from gateloop.names import TokenizerName
 
 TEXTS = {
     "train": " \n = One = \n \n The word is <unk> . \n \n = Two = \n \n Another é . \n \n",

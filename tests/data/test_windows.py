@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateloop.config import Protocol, TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import IGNORE, open_source
 from gateloop.data.batching import permutation, reused
 from gateloop.data.windows import Stream
 from gateloop.errors import InputError
+from gateloop.names import Protocol, TokenizerName
 
 LINES = "".join(f"line {i} of {i % 7}\n" for i in range(60))
 

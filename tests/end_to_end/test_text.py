@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gateloop import load
-from gateloop.config import ModeName
 from gateloop.data import open_source
 from gateloop.models import build
+from gateloop.names import ModeName
 from gateloop.training.evaluation import evaluate
 from tests.end_to_end.processes import Run
 

@@ -8,18 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gateloop.config import (
+from gateloop.config import AmplitudeConfig, PhaseConfig, TransitionConfig
+from gateloop.models.gateloop import GateLoop
+from gateloop.names import (
     AmplitudeActivation,
-    AmplitudeConfig,
     AmplitudeControl,
     Domain,
     Parametrisation,
     PhaseActivation,
-    PhaseConfig,
     PhaseControl,
-    TransitionConfig,
 )
-from gateloop.models.gateloop import GateLoop
 
 WIDTH = 32
 HEADS: dict[str, dict[str, int]] = {

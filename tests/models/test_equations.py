@@ -10,18 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from gateloop.config import (
+from gateloop.config import AmplitudeConfig, PhaseConfig, TransitionConfig
+from gateloop.models.gateloop import GateLoop
+from gateloop.names import (
     AmplitudeActivation,
-    AmplitudeConfig,
     AmplitudeControl,
     Domain,
     Parametrisation,
     PhaseActivation,
-    PhaseConfig,
     PhaseControl,
-    TransitionConfig,
 )
-from gateloop.models.gateloop import GateLoop
 from tests.models.options import far
 
 WIDTH = 6

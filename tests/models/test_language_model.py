@@ -11,20 +11,13 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from gateloop.config import (
-    AmplitudeConfig,
-    AmplitudeControl,
-    GateLoopConfig,
-    NormPlacement,
-    PhaseConfig,
-    PhaseControl,
-    TransitionConfig,
-)
+from gateloop.config import AmplitudeConfig, GateLoopConfig, PhaseConfig, TransitionConfig
 from gateloop.errors import InputError
 from gateloop.models import build
 from gateloop.models.gateloop import GateLoop
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import block_parameters, channel_width, count
+from gateloop.names import AmplitudeControl, NormPlacement, PhaseControl
 
 INPUTS, CLASSES = 7, 11
 

@@ -8,18 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gateloop.config import (
+from gateloop.config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
+from gateloop.models.transition import Transition
+from gateloop.names import (
     AmplitudeActivation,
-    AmplitudeConfig,
     AmplitudeControl,
     Domain,
     Parametrisation,
-    PhaseConfig,
     PhaseControl,
-    RingConfig,
-    TransitionConfig,
 )
-from gateloop.models.transition import Transition
 from tests.models.options import TRANSITIONS, layer
 
 WIDTH, HEADS, KEYS = 16, 5, 3

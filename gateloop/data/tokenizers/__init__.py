@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gateloop.config import LineEnd, TextConfig, TokenizerName
+from gateloop.config import TextConfig
 from gateloop.data import words
 from gateloop.data.cache import digest, keep, recall
 from gateloop.data.corpus import Corpus, missing, readable
@@ -15,6 +15,7 @@ from gateloop.data.tokenizers import gpt2, sentencepiece, word
 from gateloop.data.tokenizers.base import Tokenizer
 from gateloop.data.tokenizers.byte import ByteTokenizer
 from gateloop.errors import InputError
+from gateloop.names import LineEnd, TokenizerName
 
 __all__ = ["Tokenizer", "load_tokenizer", "make_tokenizer", "tokenizer_fingerprint"]
 
