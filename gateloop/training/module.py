@@ -32,7 +32,9 @@ class Training(pl.LightningModule):
         super().__init__()
         self.config = config
         self.model = model
-        self.forward_model = torch.compile(model) if config.trainer.compile else model
+        # A function, not a second module: checkpoints would hold every weight twice.
+        forward = model.forward
+        self.forward_model = torch.compile(forward) if config.trainer.compile else forward
         self.step_loss = torch.zeros(())
         self.gradient_norm = torch.zeros(())
 
