@@ -24,9 +24,10 @@ def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, object]
     for prefix, module in model.named_modules():
         if hasattr(module, "parameter_groups"):
             names = module.parameter_groups().get("transition", [])
-            transition.update(f"{prefix}.{name}" for name in names)
+            transition.update(f"{prefix}.{name}".lstrip(".") for name in names)
         elif isinstance(module, nn.Embedding):
-            embedding.update(f"{prefix}.{name}" for name, _ in module.named_parameters())
+            found = (name for name, _ in module.named_parameters())
+            embedding.update(f"{prefix}.{name}".lstrip(".") for name in found)
     groups: dict[str, list[nn.Parameter]] = {"transition": [], "undecayed": [], "decayed": []}
     for name, parameter in model.named_parameters():
         if name in transition:
