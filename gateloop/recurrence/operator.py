@@ -103,7 +103,8 @@ def gated_linear_recurrence(
     ``mode``
         ``recurrent``, ``scan``, ``chunkwise``, ``attention`` or ``auto``, which takes ``recurrent``
         for one step, ``scan`` where a head's state is small, as in max-headed layers, else
-        ``chunkwise`` (docs/recurrence.md). All give the same result. ``chunk`` is the length of chunkwise's chunks; the other modes ignore it.
+        ``chunkwise`` (docs/recurrence.md). All give the same result. ``chunk`` is the length of
+        chunkwise's chunks; the other modes ignore it.
 
     Raises ValueError for wrong shapes, dtypes and modes.
     """

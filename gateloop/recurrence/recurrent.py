@@ -19,16 +19,17 @@ def recurrent(
     complex_output: bool,
 ) -> tuple[Tensor, Tensor]:
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n and y_n = q_n h_n, a step at a time."""
-    length = q_BLHK.shape[1]
+    # unbind, for the gradient of one step taken by index is as long as the whole sequence
     a_steps = transition(log_amplitude, phase)[..., None].unbind(1)
+    q_steps, k_steps, v_steps = (t.unbind(1) for t in (q_BLHK, k_BLHK, v_BLHV))
     h = state_BHKV
     outputs = []
-    for n in range(length):
+    for n in range(len(q_steps)):
         if reset_BL is not None:
             h = h.masked_fill(reset_BL[:, n, None, None, None], 0)
         a = a_steps[n if len(a_steps) > 1 else 0]
-        h = a * h + k_BLHK[:, n, :, :, None] * v_BLHV[:, n, :, None, :]
-        outputs.append(_read(q_BLHK[:, n, :, :, None], h, complex_output))
+        h = a * h + k_steps[n][..., None] * v_steps[n][..., None, :]
+        outputs.append(_read(q_steps[n][..., None], h, complex_output))
     return torch.stack(outputs, dim=1), h
 
 
