@@ -15,9 +15,19 @@ POSITIONS = 512
 SEQUENCES = 16
 
 
-def audited_positions(length: int, number: int) -> list[int]:
-    """``number`` positions spread evenly over a window, its first and last ones among them."""
-    return sorted({int(place) for place in np.linspace(0, length - 1, number).round()})
+def audited_positions(scored_BL: np.ndarray, number: int) -> list[int]:
+    """Positions spread evenly over a window, its first and last scored ones among them.
+
+    As few as hold ``number`` scored targets of a batch; all, where the batch has no more.
+    """
+    scored_L = scored_BL.sum(0)
+    places = np.flatnonzero(scored_L)
+    chosen = min(-(-number // len(scored_BL)), len(places))
+    while True:
+        spread = np.linspace(0, len(places) - 1, chosen).round().astype(int)
+        if scored_L[places[spread]].sum() >= number or chosen == len(places):
+            return [int(place) for place in places[spread]]
+        chosen = min(2 * chosen, len(places))
 
 
 @torch.no_grad()
@@ -41,8 +51,7 @@ def causality_gap(
         inputs = {name: part.to(device) for name, part in tensors(batch).items()}
         tokens, targets, reset = inputs["inputs"], inputs["targets"], inputs.get("reset")
         together = token_losses(model(tokens, reset=reset, mode=mode)[0], targets)
-        share = -(-(positions - found) // len(tokens))
-        for place in audited_positions(tokens.shape[1], share):
+        for place in audited_positions(batch.targets_BL != IGNORE, positions - found):
             until = place + 1
             prefix_reset = None if reset is None else reset[:, :until]
             alone = model(tokens[:, :until], reset=prefix_reset, mode=mode)[0][:, -1:]
