@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -110,7 +111,7 @@ def test_schedule_by_hand() -> None:
     }
     for step, value in expected.items():
         assert found[step] == pytest.approx(value, abs=1e-12), step
-    assert all(later < earlier for earlier, later in zip(found[2:], found[3:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[2:]))
 
 
 def test_warmup_defaults_to_a_tenth_and_may_be_nothing_or_all() -> None:
