@@ -45,12 +45,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
             options.top_p is None or 0 < options.top_p <= 1,
             "above 0 and at most 1",
         ),
-        "--prompt": ("''", options.prompt != "", "at least one character"),
+        "--seed": (options.seed, 0 <= options.seed < 1 << 63, "0 or more, and below 2 to the 63rd"),
+        "--prompt": (repr(options.prompt), is_text(options.prompt), "UTF-8, and not empty"),
     }
     for name, (value, right, allowed) in checks.items():
         if not right:
             raise InputError(f"{name} {value}: must be {allowed}")
     return options
+
+
+def is_text(prompt: str) -> bool:
+    """Whether it is anything, and free of the bytes that no UTF-8 has."""
+    return bool(prompt) and not any("\ud800" <= character <= "\udfff" for character in prompt)
 
 
 def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) -> int:
@@ -59,10 +65,11 @@ def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) 
 
     if options.temperature == 0:
         return int(logits_V.argmax())
-    logits_V = logits_V.float() / options.temperature
+    # Their differences alone count; the largest at 0 stays finite at any temperature.
+    logits_V = (logits_V.float() - logits_V.max().float()) / options.temperature
     if options.top_k is not None and options.top_k < len(logits_V):
-        least = logits_V.topk(options.top_k).values[-1]
-        logits_V = logits_V.masked_fill(logits_V < least, -torch.inf)
+        likeliest, places = logits_V.topk(options.top_k)
+        logits_V = torch.full_like(logits_V, -torch.inf).scatter(0, places, likeliest)
     probabilities_V = logits_V.softmax(-1)
     if options.top_p is not None:
         ordered, order = probabilities_V.sort(descending=True)
@@ -100,6 +107,8 @@ def main(argv: list[str]) -> int:
     if tokenizer is None:
         raise InputError(f"{options.run} was trained on {config.data.name}, which is no text")
     prompt = [int(token) for token in tokenizer.encode(options.prompt)]
+    if not prompt:
+        raise InputError(f"--prompt {options.prompt!r}: no {tokenizer.name} token; give more text")
     stream = islice(tokens(model, prompt, options), options.tokens)
     sys.stdout.write(options.prompt)
     for text in tokenizer.decode_stream(stream):
