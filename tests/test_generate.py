@@ -1,0 +1,233 @@
+"""Text from a trained run: what is sampled, in how much memory, and how it refuses."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import gateloop
+from gateloop import generate, run
+from gateloop.errors import InputError
+from gateloop.generate import parse, sample, tokens
+from gateloop.models.language_model import LanguageModel
+
+LINES = "".join(f"the {word} is {word}.\n" for word in "red green blue grey ä".split() * 30)
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text run of a few steps, made by the command's own main."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "text.txt").write_text(LINES, encoding="utf-8")
+    arguments = (
+        f"data=text data.path={folder / 'text.txt'} runs_dir={folder / 'runs'} tracker=none "
+        f"data.cache_dir={folder / 'cache'} data.length=16 data.batch_size=4 model.d_model=16 "
+        "model.parameters=null model.short_convolution=3 trainer.max_steps=5 trainer.threads=1 "
+        "trainer.progress=false trainer.device=cpu"
+    )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert run.main(arguments.split()) == 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    (made,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(text_run: Path) -> LanguageModel:
+    return gateloop.load(text_run).model
+
+
+# -- sampling ----------------------------------------------------------------------------
+
+
+def options(*arguments: str) -> Namespace:
+    return parse(["runs/x", *arguments])
+
+
+def seen(logits: list[float], given: Namespace, times: int = 400) -> dict[int, float]:
+    """How often each token comes."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sample(torch.tensor(logits), given, generator) for _ in range(times)]
+    return {token: drawn.count(token) / times for token in set(drawn)}
+
+
+LOGITS = [math.log(p) for p in (0.05, 0.4, 0.15, 0.3, 0.1)]
+
+
+def test_temperature() -> None:
+    assert seen(LOGITS, options("--temperature", "0"), 20) == {1: 1.0}
+    assert seen(LOGITS, options("--temperature", "1e-45"), 20) == {1: 1.0}
+    warm = seen(LOGITS, options(), 4000)
+    for token, logit in enumerate(LOGITS):
+        assert abs(warm[token] - math.exp(logit)) < 0.04
+    hot = seen(LOGITS, options("--temperature", "1e5"), 4000)
+    assert all(abs(share - 0.2) < 0.04 for share in hot.values()) and len(hot) == 5
+
+
+@pytest.mark.parametrize(
+    ("k", "kept"), [(1, {1}), (2, {1, 3}), (3, {1, 2, 3}), (5, set(range(5))), (9, set(range(5)))]
+)
+def test_top_k(k: int, kept: set[int]) -> None:
+    assert set(seen(LOGITS, options("--top-k", str(k)))) == kept
+
+
+def test_top_k_of_equals() -> None:
+    assert len(seen([0.0] * 6, options("--top-k", "2"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [
+        (0.01, {1}),
+        (0.39, {1}),
+        (0.41, {1, 3}),
+        (0.69, {1, 3}),
+        (0.71, {1, 2, 3}),
+        (0.86, {1, 2, 3, 4}),
+        (1.0, set(range(5))),
+    ],
+)
+def test_top_p(p: float, kept: set[int]) -> None:
+    assert set(seen(LOGITS, options("--top-p", str(p)))) == kept
+
+
+def test_top_p_counts_what_temperature_and_top_k_left() -> None:
+    both = seen(LOGITS, options("--top-k", "2", "--top-p", "0.5"))  # 0.4 of 0.7 is more than half
+    assert set(both) == {1}
+    cold = seen(LOGITS, options("--temperature", "0.1", "--top-p", "0.9"))
+    assert set(cold) == {1}
+
+
+def test_seed(model: LanguageModel) -> None:
+    def text(seed: int) -> list[int]:
+        return list(islice(tokens(model, [1, 2], options("--seed", str(seed))), 30))
+
+    assert text(3) == text(3) != text(4)
+
+
+def test_greedy_is_the_argmax_of_the_whole_text(model: LanguageModel) -> None:
+    text = [116, 104, 101]
+    for token in islice(tokens(model, list(text), options("--temperature", "0")), 12):
+        with torch.no_grad():
+            assert token == int(model(torch.tensor([text]))[0][0, -1].argmax())
+        text.append(token)
+
+
+# -- the state ---------------------------------------------------------------------------
+
+
+def test_prompt_in_pieces(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = list(LINES.encode()[:23])
+    whole = list(islice(tokens(model, prompt, options("--temperature", "0")), 15))
+    reads: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0].shape[1]))
+    try:
+        for piece, expected in ((5, [5, 5, 5, 5, 3]), (1, [1] * 23), (23, [23]), (22, [22, 1])):
+            monkeypatch.setattr(generate, "PREFILL", piece)
+            reads.clear()
+            found = list(islice(tokens(model, prompt, options("--temperature", "0")), 15))
+            assert found == whole
+            assert reads == expected + [1] * 14
+    finally:
+        handle.remove()
+
+
+def test_the_state_does_not_grow(model: LanguageModel) -> None:
+    sizes = set()
+    handle = model.register_forward_hook(
+        lambda _, inputs, outputs: sizes.add(tuple(part.shape for part in outputs[1]))
+    )
+    try:
+        list(islice(tokens(model, list(range(40)), options()), 60))
+    finally:
+        handle.remove()
+    assert sizes == {tuple(part.shape for part in model.init_state(1))}
+
+
+# -- the command -------------------------------------------------------------------------
+
+
+def test_output(text_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(text_run), "--prompt", "the ä", "--tokens", "25", "--seed", "1"]
+    assert generate.main(command) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("the ä") and first.endswith("\n")
+    assert generate.main(command) == 0
+    assert capsys.readouterr().out == first
+    tokenizer = gateloop.load(text_run).tokenizer
+    assert tokenizer is not None
+    prompt = [int(token) for token in tokenizer.encode("the ä")]
+    drawn = islice(tokens(gateloop.load(text_run).model, prompt, options("--seed", "1")), 25)
+    assert first == "the ä" + tokenizer.decode(drawn) + "\n"
+
+
+def test_a_run_without_text(tmp_path: Path) -> None:
+    from tests.training.small import config, train
+
+    train(config("trainer.max_steps=1"), tmp_path)
+    with pytest.raises(InputError, match="was trained on memory_horizon, which is no text"):
+        generate.main([str(tmp_path / "run")])
+
+
+def test_a_prompt_without_tokens(text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = gateloop.load(text_run)
+    assert loaded.tokenizer is not None
+    monkeypatch.setattr(type(loaded.tokenizer), "encode", lambda *_: [])
+    with pytest.raises(InputError, match="no byte token"):
+        generate.main([str(text_run), "--prompt", " "])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--tokens 0", "--tokens 0: must be at least 1"),
+        ("--tokens many", "--tokens: invalid int value: 'many'"),
+        ("--temperature -1", "--temperature -1.0: must be 0 or more"),
+        ("--temperature nan", "--temperature nan: must be"),
+        ("--temperature inf", "--temperature inf: must be"),
+        ("--top-k 0", "--top-k 0: must be at least 1"),
+        ("--top-p 0", "--top-p 0.0: must be above 0 and at most 1"),
+        ("--top-p 1.01", "--top-p 1.01: must be"),
+        ("--seed -1", "--seed -1: must be 0 or more"),
+        (f"--seed {2**70}", "--seed 11805"),
+        ("--prompt \udcff", "--prompt '.udcff': must be UTF-8"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+    ],
+)
+def test_bad_arguments(arguments: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        parse(["runs/x", *arguments.split(" ")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="not empty"):
+        parse(["runs/x", "--prompt", ""])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere is not a run's folder: it has no config.yaml"),
+        (["nowhere", "--top-p", "2"], "--top-p 2.0: must be above 0 and at most 1"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    arguments: list[str], said: str, root: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateloop.generate", *arguments],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr == f"gateloop: {said}\n"
