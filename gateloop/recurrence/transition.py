@@ -14,7 +14,7 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_amplitude: Tensor, phase: Tensor) -> Tensor:
         amplitude = log_amplitude.exp()
-        # Five times as fast as torch.polar on a CPU.
+        # Takes two fifths of the time of torch.polar on a CPU.
         a = torch.complex(phase.cos() * amplitude, phase.sin() * amplitude)
         ctx.save_for_backward(a)
         ctx.shapes = log_amplitude.shape, phase.shape
