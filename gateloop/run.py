@@ -62,9 +62,11 @@ def execute(
     from gateloop.models import build
     from gateloop.models.size import count
     from gateloop.training.fit import choose_device, device_name, fit
+    from gateloop.training.memory import keep_freed_pages
     from gateloop.training.test import test
     from gateloop.training.tracking import close_tracker, open_tracker
 
+    keep_freed_pages()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     device = choose_device(config)
