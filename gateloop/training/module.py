@@ -49,7 +49,11 @@ class Training(pl.LightningModule):
             self.step_loss = torch.zeros((), device=self.device)
         micro = self.micro_batches_seen() + within
         key = np.random.SeedSequence([self.config.seed, micro, self.global_rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+        seed = int(key.generate_state(1, np.uint64)[0] >> 1)
+        # torch.manual_seed also notes the whole call stack for each kind of device not in use.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Tensors, batch_idx: int) -> Tensor:
         logits_BLV, _ = self.forward_model(
