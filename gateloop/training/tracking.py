@@ -40,7 +40,7 @@ def open_wandb(
     import wandb
 
     insist = settings.name is TrackerName.wandb
-    credentials = bool(wandb.api.api_key)
+    credentials = wandb.login(prompt=False)
     mode = os.environ.get("WANDB_MODE") or ("online" if credentials or insist else "offline")
     if mode == "online" and not credentials:
         raise InputError(
