@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import subprocess
 import sys
 from argparse import Namespace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -170,6 +172,15 @@ def test_output(text_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = [int(token) for token in tokenizer.encode("the ä")]
     drawn = islice(tokens(gateloop.load(text_run).model, prompt, options("--seed", "1")), 25)
     assert first == "the ä" + tokenizer.decode(drawn) + "\n"
+
+
+def test_the_page_loads_a_run(text_run: Path, root: Path) -> None:
+    page = (root / "docs/model.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n([^`]*gateloop\.load[^`]*)```", page)
+    names: dict[str, Any] = {}
+    exec(snippet.replace("runs/<id>", str(text_run)), names)
+    assert isinstance(names["model"], LanguageModel) and not names["model"].training
+    assert names["tokenizer"].name == "byte" and names["config"].model.d_model == 16
 
 
 def test_a_run_without_text(tmp_path: Path) -> None:
