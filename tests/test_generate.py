@@ -131,16 +131,23 @@ def test_greedy_is_the_argmax_of_the_whole_text(model: LanguageModel) -> None:
 
 def test_prompt_in_pieces(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = list(LINES.encode()[:23])
-    whole = list(islice(tokens(model, prompt, options("--temperature", "0")), 15))
-    reads: list[int] = []
-    handle = model.register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        whole, state = model(torch.tensor([prompt]))
+    reads: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    handle = model.register_forward_hook(
+        lambda _, inputs, outputs: reads.append(
+            (inputs[0].shape[1], outputs[0][0, -1], outputs[1][-1])
+        )
+    )
     try:
         for piece, expected in ((5, [5, 5, 5, 5, 3]), (1, [1] * 23), (23, [23]), (22, [22, 1])):
             monkeypatch.setattr(generate, "PREFILL", piece)
             reads.clear()
-            found = list(islice(tokens(model, prompt, options("--temperature", "0")), 15))
-            assert found == whole
-            assert reads == expected + [1] * 14
+            next(tokens(model, prompt, options()))
+            assert [length for length, _, _ in reads] == expected
+            _, logits, last = reads[-1]
+            assert torch.allclose(logits, whole[0, -1], rtol=0, atol=1e-6)
+            assert torch.allclose(last, state[-1], rtol=0, atol=1e-6)
     finally:
         handle.remove()
 

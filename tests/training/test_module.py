@@ -109,12 +109,19 @@ def test_compile(tmp_path: Path, gradients: Steps) -> None:
     assert weights(compiled).keys() == plain.keys()
 
 
-def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
+def test_dropout_is_a_function_of_seed_and_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was drawn before, a validation or an interrupted session."""
     ends = []
-    for name, noise in (("a", 1), ("b", 2)):
-        torch.manual_seed(noise)
-        ends.append(weights(train(config("model.dropout=0.3"), tmp_path / name)))
+    for name, noise in (("a", 1), ("b", 2), ("none", 3)):
+        dropout = 0.0 if name == "none" else 0.3
+        monkeypatch.setattr(
+            Training, "on_train_start", lambda _, noise=noise: torch.manual_seed(noise)
+        )
+        ends.append(weights(train(config(f"model.dropout={dropout}"), tmp_path / name)))
     same(ends[1], ends[0], 0.0)
+    assert not torch.equal(ends[2]["head.weight"], ends[0]["head.weight"])
 
 
 def test_clipping(tmp_path: Path) -> None:
