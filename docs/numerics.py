@@ -169,7 +169,7 @@ def draw(shares: dict[str, list[float]], errors: dict[str, list[float]], path: P
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=110, format="png")
+    figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
     os.replace(temporary, path)
 
 

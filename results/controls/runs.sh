@@ -8,7 +8,7 @@ python=${PYTHON:-.venv/bin/python}
 transition=model.transition
 
 run() {
-    "$python" -m gateloop.run runs_dir="$runs" trainer.threads="${THREADS:-2}" tracker=none "$@"
+    "$python" -m gateloop.run trainer.max_steps=900 runs_dir="$runs" trainer.threads="${THREADS:-2}" tracker=none "$@"
 }
 
 for task in modsum hold; do
@@ -41,6 +41,7 @@ manifest = json.loads((folder / "manifest.json").read_text())
 session = manifest["sessions"][-1]
 facts = ("command", "commit", "dirty", "processor", "cores", "packages", "python")
 record = {**summary, **{name: session.get(name) for name in facts}}
+record["command"] = [part for part in record["command"] if not part.startswith("runs_dir=")]
 target = pathlib.Path("results/controls/records", folder.name + ".json")
 target.write_text(json.dumps(record, indent=2) + "\n")
 PYTHON
