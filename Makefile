@@ -45,6 +45,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV). Where it is new: about 0.4 GB to fetch with a CPU build of torch,"
 	@echo "2.9 GB with the CUDA build that Linux gets by default. Minutes; pip is quiet meanwhile."
+	@$(PIP_INSTALL) --constraint constraints.txt setuptools
 	@if [ -n "$(CPU)" ] && ! said=$$($(PIP_INSTALL) --no-deps "torch==$(TORCH)+cpu" 2>&1); then \
 	    case "$$said" in \
 	    *"No matching distribution"*) \
@@ -53,7 +54,6 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	    *) echo "$$said"; exit 1 ;; \
 	    esac; \
 	fi
-	@$(PIP_INSTALL) --constraint constraints.txt setuptools
 	@$(INSTALL) --editable '.[text,track]'
 	@touch $@
 

@@ -120,7 +120,7 @@ CONTRADICTION = [
     ("data.test_lengths=[8,8]", "data.test_resets=12", "at most 8"),
     ("model.output_norm=group model.output_norm_groups=7", "output_norm_groups=7", "divisor of 64"),
     ("model.output_norm=group model.output_norm_groups=64", "output_norm=group", "always zero"),
-    ("optimizer.warmup_steps=901", "optimizer.warmup_steps=901", "at most 900"),
+    ("optimizer.warmup_steps=1501", "optimizer.warmup_steps=1501", "at most 1500"),
     ("data=text", "data.path=null", "set data.path"),
     (f"{TEXT} {HERE} data.stride=8", "data.stride=8", "data.protocol=sliding"),
     (f"{TEXT} {HERE} data.protocol=sliding data.stride=257", "data.stride=257", "at most 256"),
@@ -264,10 +264,10 @@ def existing(here: Path) -> Path:
 
 
 def test_an_existing_run_with_other_content_is_named(existing, monkeypatch, capsys):
-    existing.write_text(existing.read_text().replace("max_steps: 900", "max_steps: 901"))
+    existing.write_text(existing.read_text().replace("max_steps: 1500", "max_steps: 1501"))
     code, _, err = outcome([], monkeypatch, capsys)
     assert code == 2
-    assert_one_line(err, "trainer.max_steps is 901 there and 900 here", "another runs_dir")
+    assert_one_line(err, "trainer.max_steps is 1501 there and 1500 here", "another runs_dir")
 
 
 @pytest.mark.parametrize("content", ["", "}{", "model: 3\ndata: 4\n", "- 1\n", "\x00"])

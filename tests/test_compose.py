@@ -113,7 +113,7 @@ def test_what_follows_from_the_batch_and_the_steps():
     assert derived.micro_batch(config) == 4
     assert derived.accumulation(config) == 4
     assert derived.accumulation(compose(["trainer.devices=2"])) == 1
-    assert derived.warmup_steps(compose([])) == 90
+    assert derived.warmup_steps(compose([])) == 150
     assert derived.warmup_steps(compose(["optimizer.warmup_steps=0"])) == 0
 
 
@@ -126,7 +126,7 @@ def test_what_follows_from_the_batch_and_the_steps():
         ["model.transition.parametrisation=cartesian", "model.transition.phase.control=data"],
         ["model.transition.domain=signed", "model.transition.amplitude.control=fixed"],
         ["model.transition.domain=real", "model.transition.phase.control=none"],
-        ["optimizer.warmup_steps=900"],
+        ["optimizer.warmup_steps=1500"],
         ["data.resets=128"],
         ["data.test_lengths=[]", "data.test_resets=[]"],
         ["data=wt2", "data.protocol=sliding", "data.stride=128"],
