@@ -85,15 +85,19 @@ def listing(folder: Path, kind: str) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def newest_intact(folder: Path) -> Checkpoint | None:
-    """The last step's checkpoint that is whole; a damaged one is named on stderr and removed."""
+def newest_intact(folder: Path, *, remove: bool = False) -> Checkpoint | None:
+    """The last step's checkpoint that is whole; damaged ones are named on stderr.
+
+    With ``remove``, for a run that goes on from there, they are deleted.
+    """
     for checkpoint in reversed(listing(folder, STEP)):
         try:
             checkpoint.load()
             return checkpoint
         except InputError as error:
             print(f"gateloop: warning: {error}; taking the one before", file=sys.stderr)
-            checkpoint.path.unlink()
+            if remove:
+                checkpoint.path.unlink()
     return None
 
 
@@ -105,7 +109,10 @@ def best_weights(run: Path) -> tuple[dict[str, Tensor], str]:
     folder = run / "checkpoints"
     best = listing(folder, BEST)
     if best:
-        return best[-1].load()["model"], best[-1].path.name
+        try:
+            return best[-1].load()["model"], best[-1].path.name
+        except InputError as error:
+            raise InputError(f"{error}; delete the run's folder and train it again") from error
     last = newest_intact(folder)
     if last is None:
         raise InputError(f"{run} holds no checkpoint; let the run reach its first one")

@@ -78,7 +78,7 @@ def fit(
     a gradient is not finite.
     """
     quieten_lightning()
-    resume = checkpoint.newest_intact(folder.path / "checkpoints")
+    resume = checkpoint.newest_intact(folder.path / "checkpoints", remove=True)
     folder.cut_back(resume.step if resume else -1)
     if resume:
         print(f"going on from step {resume.step}", file=sys.stderr)
