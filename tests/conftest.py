@@ -14,8 +14,9 @@ _HOME = tempfile.TemporaryDirectory(prefix="gateloop-tests-")
 for _key in [key for key in os.environ if key.startswith("WANDB_")]:
     del os.environ[_key]  # nobody's account, project or running sweep
 os.environ.update(
-    OMP_NUM_THREADS="2",
-    MKL_NUM_THREADS="2",
+    # One thread: tests are small, and threads that wait for each other spin.
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
     WANDB_MODE="offline",
     WANDB_SILENT="true",
     WANDB_ERROR_REPORTING="false",

@@ -25,14 +25,14 @@ class Run:
         self.command = [sys.executable, "-m", module, *arguments]
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             return subprocess.Popen(
                 self.command, cwd=self.folder, env=environment, stdout=out, stderr=err
             )
 
     def finish(self) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
             self.command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
@@ -40,13 +40,14 @@ class Run:
     def kill_when(self, ready: Callable[[], bool], number: signal.Signals = signal.SIGKILL) -> int:
         """Start, wait until ``ready()``, send the signal, and return the exit code."""
         process = self.start()
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert process.poll() is None, f"ended early:\n{(self.folder / 'err').read_text()}"
-            assert time.monotonic() < deadline, "never ready"
-            time.sleep(0.002)
-        process.send_signal(number)
-        return process.wait(timeout=60)
+        try:
+            while not ready():
+                assert process.poll() is None, f"ended early:\n{(self.folder / 'err').read_text()}"
+                time.sleep(0.002)
+            process.send_signal(number)
+            return process.wait(timeout=60)
+        finally:
+            process.kill()  # a test that fails leaves nothing running
 
     @property
     def path(self) -> Path:
