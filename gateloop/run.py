@@ -38,9 +38,7 @@ def main(argv: list[str]) -> int:
     if folder.finished() and not config.rerun:
         print(skipped(folder))
         return FINISHED
-    interruption = Interruption()
-    interruption.install()
-    with folder.locked():
+    with Interruption() as interruption, folder.locked():
         if folder.finished() and not config.rerun:  # by another process, a moment ago
             print(skipped(folder))
             return FINISHED

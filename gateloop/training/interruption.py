@@ -31,6 +31,13 @@ class Interruption:
             handler = signal.signal(number, self.handle)
             self.previous.setdefault(number, handler)
 
+    def __enter__(self) -> Interruption:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
     def restore(self) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)

@@ -23,11 +23,10 @@ class Progress:
         self.bar: Bar | None = None
         if sys.stderr.isatty() if bar is None else bar:
             self.bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[facts]}"),
                 console=Console(stderr=True),
                 refresh_per_second=4,
             )
@@ -59,10 +58,10 @@ class Progress:
 
     def facts(self) -> list[str]:
         forms = {
+            "tokens_per_second": "{:,.0f} tok/s",
             "train/loss": "loss {:.3f}",
             "val/loss": "val {:.3f}",
-            "val/accuracy": "val accuracy {:.3f}",
-            "tokens_per_second": "{:,.0f} tok/s",
+            "val/accuracy": "accuracy {:.3f}",
         }
         return [form.format(self.shown[name]) for name, form in forms.items() if name in self.shown]
 

@@ -127,3 +127,12 @@ def test_summary_has_what_tables_read(tmp_path: Path) -> None:
     assert summary["tokens_seen"] == 20 * 32 * 32
     assert summary["checkpoint"] == run.checkpoints("best")[-1].name
     assert json.loads((run.path / "test.json").read_text())[""]["by_distance"]["count"]
+
+
+def test_a_resumed_run_continues_its_wandb_curve(tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL[:-1], "tracker=auto")
+    run.kill_when(lambda: len(run.checkpoints()) > 0)
+    assert run.finish().returncode == 0
+    sessions = list((run.path / "wandb").glob("offline-run-*"))
+    assert len(sessions) == 2
+    assert all(session.name.endswith(run.path.name) for session in sessions)
