@@ -12,7 +12,7 @@ def keep_freed_pages() -> bool:
     """Ask glibc to hand no freed memory back to the system; False where there is no glibc.
 
     Large tensors otherwise get fresh pages at every step, and the system clears each of them: a
-    seventh of a step at vocabulary 4096 on two cores of an AMD EPYC.
+    seventh of a step at vocabulary 4096 on one thread of an AMD EPYC.
     """
     try:
         adjust = ctypes.CDLL(None).mallopt
