@@ -136,3 +136,16 @@ def test_a_resumed_run_continues_its_wandb_curve(tmp_path: Path) -> None:
     sessions = list((run.path / "wandb").glob("offline-run-*"))
     assert len(sessions) == 2
     assert all(session.name.endswith(run.path.name) for session in sessions)
+
+
+def test_the_test_takes_the_best_validation_not_the_last(tmp_path: Path) -> None:
+    # Eight samples over and over at a high rate: learned by heart, and soon worse on new ones.
+    overfit = ("data.samples=8", "data.batch_size=8", "optimizer.lr=3e-2", "model.d_model=64")
+    small = [part for part in SMALL if not part.startswith(("model.d_model", "trainer.max_steps"))]
+    run = Run(tmp_path, *small, *overfit, "trainer.max_steps=80", "optimizer.schedule=constant")
+    ended = run.finish()
+    assert ended.returncode == 0, ended.stderr
+    losses = {row["step"]: row["val/loss"] for row in run.rows() if row.get("val/loss")}
+    best = min((step for step in losses if step), key=lambda step: losses[step])
+    assert best < max(losses), "this run must get worse for the test to mean anything"
+    assert run.summary()["checkpoint"].startswith(f"best-{best:08d}-")
