@@ -7,20 +7,29 @@ The YAML files under ``conf/`` only hold values that differ from these defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Optional
 
+from gateloop.baseline_config import (
+    GLAConfig,
+    GPT2Config,
+    GRUConfig,
+    HGRN2Config,
+    LinearAttentionConfig,
+    LRUConfig,
+    LSTMConfig,
+    MinGRUConfig,
+    RetNetConfig,
+    RGLRUConfig,
+    S4Config,
+    S4DConfig,
+    S5Config,
+    TransformerConfig,
+)
+from gateloop.model_config import GateLoopConfig, ModelConfig
 from gateloop.names import (
-    AmplitudeActivation,
-    AmplitudeControl,
     Device,
-    Domain,
     LineEnd,
     ModeName,
-    NormPlacement,
-    OutputNorm,
-    Parametrisation,
-    PhaseActivation,
-    PhaseControl,
     Precision,
     Protocol,
     Schedule,
@@ -28,120 +37,7 @@ from gateloop.names import (
     TokenizerName,
     TrackerName,
 )
-
-
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    identity: bool = True,
-) -> Any:
-    """A dataclass field with its one-line help and its range.
-
-    ``least``/``most`` are inclusive bounds, ``above``/``below`` exclusive ones.
-    ``identity=False`` marks a key that does not change a run's result, and so not its id.
-    """
-    metadata = {
-        "doc": doc,
-        "identity": identity,
-        "range": {"least": least, "most": most, "above": above, "below": below},
-    }
-    if callable(default) or isinstance(default, list):
-        factory = default if callable(default) else lambda: list(default)
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-# -- model -------------------------------------------------------------------------------
-
-
-@dataclass
-class ModelConfig:
-    """What every model has, whatever mixes its time steps."""
-
-    name: str = setting("gateloop", "the model; set by model=…")
-    d_model: int = setting(64, "width of the residual stream", least=1)
-    layers: int = setting(2, "blocks of time mixing and channel mixing", least=1)
-    parameters: Optional[int] = setting(
-        None,
-        "parameter budget without embedding and head; the channel-mixing width is solved from it",
-        least=1,
-    )
-    d_channel: Optional[int] = setting(
-        None, "channel-mixing width; null: solved from model.parameters, else 2 × d_model", least=1
-    )
-    dropout: float = setting(0.0, "after each mixing and the embedding", least=0, below=1)
-    norm_placement: NormPlacement = setting(
-        NormPlacement.pre, "LayerNorm before each mixing (pre) or after its residual sum (post)"
-    )
-    tied: bool = setting(False, "the head shares the embedding's weights")
-
-
-@dataclass
-class AmplitudeConfig:
-    control: AmplitudeControl = setting(
-        AmplitudeControl.data, "from the input, learned but fixed over time, or held at one"
-    )
-    activation: AmplitudeActivation = setting(
-        AmplitudeActivation.sigmoid, "σ(α), exp(−exp α) or exp(−softplus α); data control only"
-    )
-    initial: float = setting(0.5, "amplitude at initialisation, for data control", above=0, below=1)
-
-
-@dataclass
-class PhaseConfig:
-    control: Optional[PhaseControl] = setting(
-        None, "from the input, fixed, or none; null: data in the complex domain, else none"
-    )
-    activation: PhaseActivation = setting(
-        PhaseActivation.identity, "β, π·tanh β or relu β, in radians; data control only"
-    )
-    scale: float = setting(
-        1.0, "factor on the initial weights of the phase projection, for data control", least=0
-    )
-
-
-@dataclass
-class RingConfig:
-    """The LRU's ring: where fixed transitions start in the complex plane."""
-
-    inner: float = setting(0.9, "smallest initial amplitude", above=0, below=1)
-    outer: float = setting(0.999, "largest initial amplitude", above=0, below=1)
-    phase: float = setting(0.314, "largest initial phase, radians", above=0, most=6.2832)
-
-
-@dataclass
-class TransitionConfig:
-    domain: Domain = setting(Domain.complex, "complex; real in (0, 1); or signed real in (−1, 1)")
-    parametrisation: Parametrisation = setting(
-        Parametrisation.polar, "α and β projected apart, or read off one projected complex number"
-    )
-    amplitude: AmplitudeConfig = field(default_factory=AmplitudeConfig)
-    phase: PhaseConfig = field(default_factory=PhaseConfig)
-    ring: RingConfig = field(default_factory=RingConfig)
-
-
-@dataclass
-class GateLoopConfig(ModelConfig):
-    """GateLoop (arXiv 2311.01927)."""
-
-    heads: Optional[int] = setting(None, "null: as many as channels (max-headed)", least=1)
-    d_key: Optional[int] = setting(None, "keys per head; null: d_model / heads", least=1)
-    d_value: Optional[int] = setting(None, "values per head; null: d_model / heads", least=1)
-    output_norm: OutputNorm = setting(
-        OutputNorm.layer, "after the recurrence; group_over_time looks ahead, for forensics only"
-    )
-    output_norm_groups: int = setting(8, "groups of output_norm=group and group_over_time", least=1)
-    gate: bool = setting(True, "multiply the normed read-out by SiLU of a projection")
-    short_convolution: int = setting(
-        0, "width of a causal depthwise convolution on q, k and v; 0: none", least=0, most=64
-    )
-    transition: TransitionConfig = field(default_factory=TransitionConfig)
-
+from gateloop.setting import setting
 
 # -- data --------------------------------------------------------------------------------
 
@@ -247,8 +143,10 @@ class TrainerConfig:
 class OptimizerConfig:
     name: str = setting("adamw", "the optimiser; set by optimizer=…")
     lr: float = setting(1e-3, "peak learning rate", above=0)
-    transition_lr_factor: float = setting(
-        1.0, "factor on the learning rate of what makes the state transitions", least=0
+    transition_lr_factor: Optional[float] = setting(
+        None,
+        "factor on the learning rate of what makes the state transitions; null: the model's own",
+        least=0,
     )
     weight_decay: float = setting(
         0.05, "on matrices; not on norms, biases, embeddings, transitions", least=0
@@ -296,17 +194,47 @@ class Config:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model by name: its schema, and where its time mixer is ("module:Class"), unimported."""
+    """A model by name: its schema, and where its time mixer is ("module:Class"), unimported.
+
+    ``modes``: the execution modes it admits; ``resets``: whether its state can be set to zero
+    within a sequence; ``transition_lr_factor``: how much slower than the rest its paper trains
+    what makes the transitions.
+    """
 
     config: type[ModelConfig]
     mixer: str
     modes: tuple[ModeName, ...]
+    resets: bool = True
+    transition_lr_factor: float = 1.0
 
 
 RECURRENCE_MODES = (ModeName.recurrent, ModeName.scan, ModeName.chunkwise, ModeName.attention)
+FIXED_MODES = (*RECURRENCE_MODES, ModeName.convolution)
+
+_RECURRENT = (ModeName.recurrent,)
+_ATTENTION = (ModeName.attention,)
+_DENSE = (ModeName.recurrent, ModeName.convolution)
 
 MODELS: dict[str, ModelEntry] = {
     "gateloop": ModelEntry(GateLoopConfig, "gateloop.models.gateloop:GateLoop", RECURRENCE_MODES),
+    "s4": ModelEntry(S4Config, "gateloop.models.s4:S4", _DENSE),
+    "s4d": ModelEntry(S4DConfig, "gateloop.models.s4d:S4D", FIXED_MODES),
+    "s5": ModelEntry(S5Config, "gateloop.models.s5:S5", FIXED_MODES),
+    "lru": ModelEntry(LRUConfig, "gateloop.models.lru:LRU", FIXED_MODES, transition_lr_factor=0.5),
+    "retnet": ModelEntry(RetNetConfig, "gateloop.models.retnet:Retention", RECURRENCE_MODES),
+    "linear_attention": ModelEntry(
+        LinearAttentionConfig, "gateloop.models.linear_attention:LinearAttention", RECURRENCE_MODES
+    ),
+    "gla": ModelEntry(GLAConfig, "gateloop.models.gla:GLA", RECURRENCE_MODES),
+    "hgrn2": ModelEntry(HGRN2Config, "gateloop.models.hgrn2:HGRN2", RECURRENCE_MODES),
+    "rglru": ModelEntry(RGLRUConfig, "gateloop.models.rglru:RGLRU", RECURRENCE_MODES),
+    "mingru": ModelEntry(MinGRUConfig, "gateloop.models.mingru:MinGRU", RECURRENCE_MODES),
+    "transformer": ModelEntry(
+        TransformerConfig, "gateloop.models.transformer:Attention", _ATTENTION
+    ),
+    "gpt2": ModelEntry(GPT2Config, "gateloop.models.transformer:Attention", _ATTENTION),
+    "lstm": ModelEntry(LSTMConfig, "gateloop.models.rnn:LSTM", _RECURRENT, resets=False),
+    "gru": ModelEntry(GRUConfig, "gateloop.models.rnn:GRU", _RECURRENT, resets=False),
 }
 
 DATA: dict[str, type[DataConfig]] = {

@@ -5,7 +5,8 @@ They are never written back: a null that is filled in would change the run's id.
 
 from __future__ import annotations
 
-from gateloop.config import Config, TransitionConfig
+from gateloop.config import MODELS, Config
+from gateloop.model_config import TransitionConfig
 from gateloop.names import Domain, PhaseControl
 
 
@@ -37,6 +38,12 @@ def warmup_steps(config: Config) -> int:
     """Steps over which the learning rate rises: as given, else a tenth of all."""
     given = config.optimizer.warmup_steps
     return config.trainer.max_steps // 10 if given is None else given
+
+
+def transition_lr_factor(config: Config) -> float:
+    """Factor on the learning rate of what makes the transitions: as given, else the model's own."""
+    given = config.optimizer.transition_lr_factor
+    return MODELS[config.model.name].transition_lr_factor if given is None else given
 
 
 def key_value_sizes(

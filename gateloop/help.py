@@ -5,9 +5,10 @@ from __future__ import annotations
 import textwrap
 
 from gateloop.compose import GROUPS, NAMED_BY_GROUP, choices, compose, default_choices
-from gateloop.config import DATA, MODELS, Config, DataConfig, ModelConfig
+from gateloop.config import DATA, MODELS, Config, DataConfig
 from gateloop.errors import InputError
 from gateloop.keys import Key, config_yaml, keys, node_keys, shown
+from gateloop.model_config import ModelConfig
 
 _HEAD = """\
 usage: python -m gateloop.run [GROUP=CHOICE | KEY=VALUE]…

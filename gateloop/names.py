@@ -11,6 +11,7 @@ class ModeName(Enum):
     scan = "scan"
     chunkwise = "chunkwise"
     attention = "attention"
+    convolution = "convolution"
 
 
 class AmplitudeControl(Enum):
@@ -59,6 +60,48 @@ class OutputNorm(Enum):
 class NormPlacement(Enum):
     pre = "pre"
     post = "post"
+
+
+class ChannelMixingName(Enum):
+    gelu = "gelu"
+    swiglu = "swiglu"
+    geglu = "geglu"
+
+
+class NormName(Enum):
+    layer = "layer"
+    rms = "rms"
+
+
+class Position(Enum):
+    """What tells a Transformer where a token stands."""
+
+    rope = "rope"
+    none = "none"
+    learned = "learned"
+    data_controlled = "data_controlled"
+
+
+class Spectrum(Enum):
+    """Where the eigenvalues of S4D's state matrix start."""
+
+    lin = "lin"
+    inv = "inv"
+    legs = "legs"
+    real = "real"
+
+
+class Discretisation(Enum):
+    zoh = "zoh"
+    bilinear = "bilinear"
+
+
+class S5Output(Enum):
+    """How S5's output matrix starts."""
+
+    trunc_standard_normal = "trunc_standard_normal"
+    lecun_normal = "lecun_normal"
+    complex_normal = "complex_normal"
 
 
 class Task(Enum):

@@ -5,16 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from gateloop import derived
-from gateloop.config import (
-    MODELS,
-    Config,
-    GateLoopConfig,
-    MemoryHorizonConfig,
-    ModelConfig,
-    TextConfig,
-)
+from gateloop.config import MODELS, Config, MemoryHorizonConfig, TextConfig
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.errors import InputError
+from gateloop.model_config import GateLoopConfig, ModelConfig
 from gateloop.names import (
     AmplitudeActivation,
     AmplitudeControl,
@@ -34,6 +28,7 @@ def check(config: Config) -> None:
     """Raise InputError for the first contradiction between two keys."""
     _check_mode(config)
     _check_batch(config)
+    config.model.check()
     if isinstance(config.model, GateLoopConfig):
         _check_heads(config.model)
         _check_output_norm(config.model)
@@ -42,6 +37,7 @@ def check(config: Config) -> None:
         _check_memory_horizon(config.data, config.model)
     if isinstance(config.data, TextConfig):
         _check_text(config.data)
+    _check_resets(config)
     _check_schedule(config)
 
 
@@ -71,6 +67,24 @@ def _check_mode(config: Config) -> None:
         names = ", ".join(["auto", *(name.name for name in admitted)])
         raise InputError(
             f"mode={mode.name}: model={config.model.name} does not admit it; choose one of {names}"
+        )
+
+
+def _check_resets(config: Config) -> None:
+    data, entry = config.data, MODELS[config.model.name]
+    if not isinstance(data, TextConfig) or not data.reset_at_documents:
+        return
+    if not entry.resets:
+        able = ", ".join(name for name, other in MODELS.items() if other.resets)
+        raise InputError(
+            f"data.reset_at_documents=true: model={config.model.name} cannot reset its state "
+            f"within a sequence; leave it out, or choose one of {able}"
+        )
+    if config.mode.name is ModeName.convolution:
+        names = ", ".join(mode.name for mode in entry.modes if mode is not ModeName.convolution)
+        raise InputError(
+            "data.reset_at_documents=true: mode=convolution has one kernel for the whole sequence "
+            f"and cannot reset; choose one of auto, {names}"
         )
 
 

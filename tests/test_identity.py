@@ -12,7 +12,6 @@ from gateloop.config import (
     Config,
     DataConfig,
     MemoryHorizonConfig,
-    ModelConfig,
     OptimizerConfig,
     TextConfig,
     TrainerConfig,
@@ -20,6 +19,7 @@ from gateloop.config import (
 )
 from gateloop.identity import SCHEMA_VERSION, digest, identity, run_id
 from gateloop.keys import Key, keys, plain, values
+from gateloop.model_config import ModelConfig
 from gateloop.names import ModeName
 
 FROZEN = Path(__file__).parent / f"defaults_{SCHEMA_VERSION}.json"

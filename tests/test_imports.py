@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A unit imports from lower layers and from its own; in APART, only from lower.
 LAYERS = [
-    {"errors", "names", "config", "files"},
+    {"errors", "names", "setting", "model_config", "baseline_config", "config", "files"},
     {"keys", "derived", "draft", "validation", "identity"},
     {"recurrence"},
     {"models", "data"},

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.config import RECURRENCE_MODES, GateLoopConfig, TransitionConfig
+from gateloop.config import RECURRENCE_MODES
 from gateloop.derived import key_value_sizes, phase_control
+from gateloop.model_config import GateLoopConfig, TransitionConfig
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.time_mixer import State, TimeMixer

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from gateloop.config import ModelConfig
+from gateloop.model_config import ModelConfig
 from gateloop.models.block import Block
+from gateloop.models.norm import layer_norm
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import ModeName, NormPlacement
 
@@ -30,11 +31,10 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(inputs, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(time_mixing(), config.d_model, d_channel, config.dropout, config.norm_placement)
-            for _ in range(config.layers)
+            Block(config, time_mixing(), d_channel) for _ in range(config.layers)
         )
         pre = config.norm_placement is NormPlacement.pre
-        self.norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
+        self.norm = layer_norm(config.norm, config.d_model) if pre else nn.Identity()
         self.head = nn.Linear(config.d_model, classes, bias=not config.tied)
         # A head of unit-variance weights would start with logits of size √d_model.
         nn.init.normal_(self.embedding.weight, std=config.d_model**-0.5)

@@ -1,10 +1,10 @@
-"""Norms of the recurrence's read-out. All but one look at a single position."""
+"""Norms of a layer's input and of the recurrence's read-out. All but one see one position."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gateloop.names import OutputNorm
+from gateloop.names import NormName, OutputNorm
 
 
 class GroupNorm(nn.Module):
@@ -35,3 +35,10 @@ def output_norm(kind: OutputNorm, channels: int, groups: int) -> nn.Module:
     if kind is OutputNorm.none:
         return nn.Identity()
     return GroupNorm(groups, channels, over_time=kind is OutputNorm.group_over_time)
+
+
+def layer_norm(kind: NormName, channels: int) -> nn.Module:
+    """The norm of a layer's input (or, post, of its residual sum), (batch, length, channels)."""
+    if kind is NormName.rms:
+        return nn.RMSNorm(channels, eps=1e-6)
+    return nn.LayerNorm(channels)

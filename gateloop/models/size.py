@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gateloop.config import ModelConfig
 from gateloop.errors import InputError
+from gateloop.model_config import ModelConfig
 from gateloop.models.block import Block
 from gateloop.models.time_mixer import TimeMixer
 
@@ -22,7 +22,7 @@ def block_parameters(
 ) -> int:
     """Parameters of one layer at a channel-mixing width, without allocating any."""
     with torch.device("meta"):
-        return count(Block(time_mixing(), config.d_model, d_channel, 0.0, config.norm_placement))
+        return count(Block(config, time_mixing(), d_channel))
 
 
 def channel_width(config: ModelConfig, time_mixing: Callable[[], TimeMixer]) -> int:

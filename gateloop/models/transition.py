@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
 from gateloop.derived import phase_control
+from gateloop.model_config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
 from gateloop.names import (
     AmplitudeActivation,
     AmplitudeControl,

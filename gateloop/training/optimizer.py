@@ -9,7 +9,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from gateloop.config import Config
-from gateloop.derived import warmup_steps
+from gateloop.derived import transition_lr_factor, warmup_steps
 from gateloop.names import Schedule
 
 
@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, object]
             groups["undecayed"].append(parameter)
         else:
             groups["decayed"].append(parameter)
-    lr, factor = config.optimizer.lr, config.optimizer.transition_lr_factor
+    lr, factor = config.optimizer.lr, transition_lr_factor(config)
     settings: dict[str, dict[str, float]] = {
         "transition": {"lr": lr * factor, "weight_decay": 0.0},
         "undecayed": {"lr": lr, "weight_decay": 0.0},

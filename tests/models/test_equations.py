@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gateloop.config import AmplitudeConfig, PhaseConfig, TransitionConfig
+from gateloop.model_config import AmplitudeConfig, PhaseConfig, TransitionConfig
 from gateloop.models.gateloop import GateLoop
 from gateloop.names import (
     AmplitudeActivation,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import gateloop.models.gateloop as module
-from gateloop.config import TransitionConfig
+from gateloop.model_config import TransitionConfig
 from gateloop.models.gateloop import GateLoop
 from gateloop.recurrence import MODES, gated_linear_recurrence
 from tests.models.options import HEADS, NORMS, TRANSITIONS, far, inputs, layer

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from gateloop.config import AmplitudeConfig, GateLoopConfig, PhaseConfig, TransitionConfig
 from gateloop.errors import InputError
+from gateloop.model_config import AmplitudeConfig, GateLoopConfig, PhaseConfig, TransitionConfig
 from gateloop.models import build
 from gateloop.models.gateloop import GateLoop
 from gateloop.models.language_model import LanguageModel

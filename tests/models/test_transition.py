@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gateloop.config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
+from gateloop.model_config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
 from gateloop.models.transition import Transition
 from gateloop.names import (
     AmplitudeActivation,

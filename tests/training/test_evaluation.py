@@ -11,17 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gateloop.config import (
-    GateLoopConfig,
-    MemoryHorizonConfig,
-    ModeName,
-    Protocol,
-    Task,
-    TextConfig,
-    TokenizerName,
-)
+from gateloop.config import MemoryHorizonConfig, ModeName, Protocol, Task, TextConfig, TokenizerName
 from gateloop.data import IGNORE, Batch, Evaluation, open_source
 from gateloop.errors import Interrupted
+from gateloop.model_config import GateLoopConfig
 from gateloop.models import build
 from gateloop.training.evaluation import Scores, Tally, evaluate, exponential, summarise
 

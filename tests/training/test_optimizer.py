@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from gateloop.config import Config, GateLoopConfig
+from gateloop.config import Config
+from gateloop.model_config import GateLoopConfig
 from gateloop.models import build
 from gateloop.models.gateloop import GateLoop
 from gateloop.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
