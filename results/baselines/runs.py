@@ -30,10 +30,8 @@ COMMON = ("data=memory_horizon", "model.parameters=91520", "tracker=none", "trai
 
 SLOW_STEP = "model.step.least=0.001 model.step.most=0.1"
 FAST_STEP = "model.step.least=0.01 model.step.most=1"
-RINGS = {  # the LRU's two
-    "ring 0.9–0.999, phase < 0.314": "model.ring.inner=0.9 model.ring.outer=0.999 model.ring.phase=0.314",
-    "ring 0–1, full circle": "model.ring.inner=0.001 model.ring.outer=0.999 model.ring.phase=6.28",
-}
+NARROW = "model.ring.inner=0.9 model.ring.outer=0.999 model.ring.phase=0.314"
+WIDE = "model.ring.inner=0.001 model.ring.outer=0.999 model.ring.phase=6.28"
 ONE = {"its own": ""}
 # label: (what makes the model, its initialisations)
 ARMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -47,7 +45,7 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
         {"lin": "model.spectrum=lin", "legs": "model.spectrum=legs"},
     ),
     "s5": ("model=s5", {"Δ 0.001–0.1": SLOW_STEP, "Δ 0.01–1": FAST_STEP}),
-    "lru": ("model=lru", RINGS),
+    "lru": ("model=lru", {"ring 0.9–0.999, phase < 0.314": NARROW, "ring 0–1, full circle": WIDE}),
     "retnet": ("model=retnet", ONE),
     "linear_attention": ("model=linear_attention", ONE),
     "gla": ("model=gla", ONE),
