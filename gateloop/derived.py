@@ -5,9 +5,10 @@ They are never written back: a null that is filled in would change the run's id.
 
 from __future__ import annotations
 
-from gateloop.config import MODELS, Config
+from gateloop.config import Config
 from gateloop.model_config import TransitionConfig
 from gateloop.names import Domain, PhaseControl
+from gateloop.registry import MODELS
 
 
 def sequences(config: Config) -> int:

@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gateloop.config import DATA, MODELS, Config
+from gateloop.config import DATA, Config
 from gateloop.errors import InputError
 from gateloop.keys import Key, keys, node_keys, shown
+from gateloop.registry import MODELS
 
 
 class Draft:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import torch
 
-from gateloop.config import MODELS, Config, TextConfig
+from gateloop.config import Config, TextConfig
 from gateloop.data import fingerprint, locate, open_source
 from gateloop.derived import accumulation, micro_batch, sequences, tokens_per_step
 from gateloop.errors import InputError
@@ -16,6 +16,7 @@ from gateloop.keys import config_yaml
 from gateloop.models import build
 from gateloop.models.size import channel_width, count
 from gateloop.names import LineEnd, TokenizerName
+from gateloop.registry import MODELS
 
 
 def forecast(config: Config) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 
 from gateloop.compose import GROUPS, NAMED_BY_GROUP, choices, compose, default_choices
-from gateloop.config import DATA, MODELS, Config, DataConfig
+from gateloop.config import DATA, Config, DataConfig
 from gateloop.errors import InputError
 from gateloop.keys import Key, config_yaml, keys, node_keys, shown
 from gateloop.model_config import ModelConfig
+from gateloop.registry import MODELS
 
 _HEAD = """\
 usage: python -m gateloop.run [GROUP=CHOICE | KEY=VALUE]…

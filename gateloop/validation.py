@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from gateloop import derived
-from gateloop.config import MODELS, Config, MemoryHorizonConfig, TextConfig
+from gateloop.config import Config, MemoryHorizonConfig, TextConfig
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.errors import InputError
 from gateloop.model_config import GateLoopConfig, ModelConfig
@@ -22,6 +22,7 @@ from gateloop.names import (
     TokenizerName,
     TrackerName,
 )
+from gateloop.registry import MODELS
 
 
 def check(config: Config) -> None:

@@ -12,13 +12,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 from gateloop import derived
 from gateloop.compose import GROUPS, choices, compose, default_choices
-from gateloop.config import DATA, MODELS, Config, MemoryHorizonConfig, TextConfig
+from gateloop.config import DATA, Config, MemoryHorizonConfig, TextConfig
 from gateloop.errors import InputError
 from gateloop.files import packed
 from gateloop.help import help_text, sections
 from gateloop.keys import config_yaml, keys, shown, values
 from gateloop.model_config import GateLoopConfig
 from gateloop.names import Domain, ModeName, TokenizerName
+from gateloop.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 

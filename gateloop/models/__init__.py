@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from importlib import import_module
 
-from gateloop.config import MODELS
 from gateloop.model_config import ModelConfig
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import channel_width
+from gateloop.registry import MODELS
 
 
 def build(config: ModelConfig, inputs: int, classes: int) -> LanguageModel:

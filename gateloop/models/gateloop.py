@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.config import RECURRENCE_MODES
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.model_config import GateLoopConfig, TransitionConfig
 from gateloop.models.convolution import ShortConvolution
@@ -15,6 +14,7 @@ from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.models.transition import Transition
 from gateloop.names import Domain, ModeName, OutputNorm, PhaseControl
 from gateloop.recurrence import gated_linear_recurrence
+from gateloop.registry import RECURRENCE_MODES
 
 
 class GateLoop(TimeMixer):
