@@ -7,7 +7,8 @@ The YAML files under ``conf/`` only hold values that differ from these defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Optional
+from importlib import import_module
+from typing import Any, Optional
 
 from gateloop.model_config import GateLoopConfig, ModelConfig
 from gateloop.names import (
@@ -21,10 +22,6 @@ from gateloop.names import (
     TokenizerName,
     TrackerName,
 )
-from gateloop.registry import FIXED_MODES as FIXED_MODES  # moved; import from gateloop.registry
-from gateloop.registry import MODELS as MODELS
-from gateloop.registry import RECURRENCE_MODES as RECURRENCE_MODES
-from gateloop.registry import ModelEntry as ModelEntry
 from gateloop.setting import setting
 
 # -- data --------------------------------------------------------------------------------
@@ -185,3 +182,10 @@ DATA: dict[str, type[DataConfig]] = {
     "wt2": TextConfig,
     "text": TextConfig,
 }
+
+
+def __getattr__(name: str) -> Any:
+    # Until every file imports these from gateloop.registry, where they have moved.
+    if name in ("ModelEntry", "MODELS", "RECURRENCE_MODES", "FIXED_MODES"):
+        return getattr(import_module("gateloop.registry"), name)
+    raise AttributeError(name)

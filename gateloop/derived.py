@@ -8,7 +8,7 @@ from __future__ import annotations
 from gateloop.config import Config
 from gateloop.model_config import TransitionConfig
 from gateloop.names import Domain, PhaseControl
-from gateloop.registry import MODELS
+from gateloop.registry import model_entry
 
 
 def sequences(config: Config) -> int:
@@ -44,7 +44,7 @@ def warmup_steps(config: Config) -> int:
 def transition_lr_factor(config: Config) -> float:
     """Factor on the learning rate of what makes the transitions: as given, else the model's own."""
     given = config.optimizer.transition_lr_factor
-    return MODELS[config.model.name].transition_lr_factor if given is None else given
+    return model_entry(config.model.name).transition_lr_factor if given is None else given
 
 
 def key_value_sizes(

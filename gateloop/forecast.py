@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-from importlib import import_module
-
 import torch
 
 from gateloop.config import Config, TextConfig
@@ -13,10 +10,9 @@ from gateloop.derived import accumulation, micro_batch, sequences, tokens_per_st
 from gateloop.errors import InputError
 from gateloop.identity import run_id
 from gateloop.keys import config_yaml
-from gateloop.models import build
-from gateloop.models.size import channel_width, count
+from gateloop.models import build, time_mixing
+from gateloop.models.size import channel_width, count, counted
 from gateloop.names import LineEnd, TokenizerName
-from gateloop.registry import MODELS
 
 
 def forecast(config: Config) -> str:
@@ -28,22 +24,20 @@ def forecast(config: Config) -> str:
     inputs, classes = vocabulary(config)
     with torch.device("meta"):
         model = build(config.model, inputs, classes)
-    total, body = count(model), count(model.blocks)
+    total, body = count(model), counted(model)
     tokens = tokens_per_step(config)
-    flops = 6 * tokens * (body + config.model.d_model * classes)
+    flops = 6 * tokens * (count(model.blocks) + config.model.d_model * classes)
     try:
         source = locate(config.data, fetch=False)
         data, name = f"{source}, found", run_id(config, fingerprint(config.data), source)
     except InputError as error:
         data, name = f"not found: {error}", "known once the data are there"
-    module, _, mixer = MODELS[config.model.name].mixer.partition(":")
-    width = channel_width(
-        config.model, partial(getattr(import_module(module), mixer).from_config, config.model)
-    )
+    width = channel_width(config.model, time_mixing(config.model))
+    where = "the layers and the position table" if model.positions else "the layers"
     rows = {
         "run": name,
         "data": data,
-        "parameters": f"{total:,} ({body:,} in the layers; channel mixing {width} wide)",
+        "parameters": f"{total:,} ({body:,} in {where}; channel mixing {width} wide)",
         "batch": f"{sequences(config)} sequences = {tokens:,} tokens, "
         f"{micro_batch(config)} at once, accumulated {accumulation(config)} times",
         "FLOPs per step": f"{flops:.3g}, in all {flops * config.trainer.max_steps:.3g}",

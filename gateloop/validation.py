@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from gateloop import derived
+from gateloop.baseline_config import TransformerConfig
 from gateloop.config import Config, MemoryHorizonConfig, TextConfig
 from gateloop.derived import key_value_sizes, phase_control
 from gateloop.errors import InputError
@@ -22,7 +23,7 @@ from gateloop.names import (
     TokenizerName,
     TrackerName,
 )
-from gateloop.registry import MODELS
+from gateloop.registry import MODELS, model_entry
 
 
 def check(config: Config) -> None:
@@ -38,6 +39,8 @@ def check(config: Config) -> None:
         _check_memory_horizon(config.data, config.model)
     if isinstance(config.data, TextConfig):
         _check_text(config.data)
+    _check_positions(config)
+    _check_cache(config)
     _check_resets(config)
     _check_schedule(config)
 
@@ -63,7 +66,7 @@ def check_packages(config: Config) -> None:
 
 
 def _check_mode(config: Config) -> None:
-    mode, admitted = config.mode.name, MODELS[config.model.name].modes
+    mode, admitted = config.mode.name, model_entry(config.model.name).modes
     if mode is not ModeName.auto and mode not in admitted:
         names = ", ".join(["auto", *(name.name for name in admitted)])
         raise InputError(
@@ -72,7 +75,7 @@ def _check_mode(config: Config) -> None:
 
 
 def _check_resets(config: Config) -> None:
-    data, entry = config.data, MODELS[config.model.name]
+    data, entry = config.data, model_entry(config.model.name)
     if not isinstance(data, TextConfig) or not data.reset_at_documents:
         return
     if not entry.resets:
@@ -239,6 +242,42 @@ def _check_text(data: TextConfig) -> None:
         raise InputError(
             f"data.stride={data.stride} is greater than data.length={data.length}: tokens between "
             f"windows would not be scored; take at most {data.length}"
+        )
+
+
+def _check_positions(config: Config) -> None:
+    """Learned positions end; what is trained and tested on may not go beyond them."""
+    data, last = config.data, config.model.learned_positions()
+    if not last:
+        return
+    lengths = [("data.length", data.length)]
+    if isinstance(data, MemoryHorizonConfig):
+        lengths += [("data.test_lengths", length) for length in data.test_lengths]
+    for key, length in lengths:
+        if length > last:
+            raise InputError(
+                f"{key}={length}: model={config.model.name} has learned positions for "
+                f"model.max_length={last} steps only; set "
+                f"model.max_length={max(length for _, length in lengths)}, or model.position=rope"
+            )
+    if isinstance(data, TextConfig) and data.protocol is Protocol.carry:
+        raise InputError(
+            f"data.protocol=carry: model={config.model.name} has learned positions, which end at "
+            f"model.max_length={last}; take independent or sliding, or model.position=rope and "
+            f"model.window={data.length}"
+        )
+
+
+def _check_cache(config: Config) -> None:
+    """Attention without a window keeps all it reads, of a whole split where the state is carried."""
+    data, model = config.data, config.model
+    if not isinstance(data, TextConfig) or data.protocol is not Protocol.carry:
+        return
+    if isinstance(model, TransformerConfig) and model.window is None:
+        raise InputError(
+            f"data.protocol=carry: the cache of model={model.name} would grow over the whole "
+            "split, and a Transformer's window is its training length; "
+            f"set model.window={data.length}, or take data.protocol=independent or sliding"
         )
 
 

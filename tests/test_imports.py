@@ -14,17 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A unit imports from lower layers and from its own; in APART, only from lower.
 LAYERS = [
-    {
-        "errors",
-        "names",
-        "setting",
-        "model_config",
-        "baseline_config",
-        "registry",
-        "config",
-        "files",
-    },
-    {"keys", "derived", "draft", "validation", "identity"},
+    {"errors", "names", "setting", "model_config", "baseline_config", "config", "files"},
+    {"keys", "registry", "derived", "draft", "validation", "identity"},
     {"recurrence"},
     {"models", "data"},
     {"training"},
