@@ -106,18 +106,22 @@ class S5Config(ModelConfig):
     d_state: Optional[int] = setting(
         None, "order of the state; even: half of it is kept; null: d_model", least=2
     )
-    blocks: int = setting(1, "HiPPO-N blocks on the initial diagonal", least=1)
+    blocks: Optional[int] = setting(
+        None,
+        "HiPPO-N blocks on the initial diagonal; null: 8, or as many of them as divide the state",
+        least=1,
+    )
     output: S5Output = setting(S5Output.trunc_standard_normal, "how C starts")
     discretisation: Discretisation = setting(Discretisation.zoh, "from continuous to discrete time")
     step: StepConfig = field(default_factory=StepConfig)
 
     def check(self) -> None:
-        d_state = self.d_state or self.d_model
-        if d_state % (2 * self.blocks):
+        d_state, blocks = self.d_state or self.d_model, self.blocks or 1
+        if d_state % (2 * blocks):
             raise InputError(
-                f"model.d_state={d_state} is no multiple of 2 × model.blocks={2 * self.blocks}: "
+                f"model.d_state={d_state} is no multiple of 2 × model.blocks={2 * blocks}: "
                 "every block holds conjugate pairs; "
-                f"nearest: {max(1, round(d_state / 2 / self.blocks)) * 2 * self.blocks}"
+                f"nearest: {max(1, round(d_state / 2 / blocks)) * 2 * blocks}"
             )
         self.step.check()
 
@@ -133,7 +137,15 @@ class LRUConfig(ModelConfig):
         check_ring(self.ring)
 
 
-def check_ring(ring: RingConfig) -> None:
+@dataclass
+class RadiiConfig:
+    """A ring of real amplitudes: the LRU's without phases."""
+
+    inner: float = setting(0.9, "smallest initial amplitude", above=0, below=1)
+    outer: float = setting(0.999, "largest initial amplitude", above=0, below=1)
+
+
+def check_ring(ring: RingConfig | RadiiConfig) -> None:
     if ring.inner >= ring.outer:
         raise InputError(
             f"model.ring.inner={ring.inner:g} is not below model.ring.outer={ring.outer:g}; "
@@ -146,20 +158,40 @@ class MultiHeadConfig(ModelConfig):
     """What models with a matrix for a state have: heads, and norms and channel mixing of today."""
 
     heads: int = setting(4, "heads", least=1)
+    d_key: Optional[int] = setting(None, "keys per head; null: d_model / heads", least=1)
+    d_value: Optional[int] = setting(None, "values per head; null: d_model / heads", least=1)
     channel_mixing: ChannelMixingName = setting(
         ChannelMixingName.swiglu, "two linear maps round a GELU, or three with a gate"
     )
     norm: NormName = setting(NormName.rms, "the norm before or after each mixing")
 
     def check(self) -> None:
-        check_heads(self, self.heads, self.d_model)
+        if self.d_key is None or self.d_value is None:
+            check_heads(self, self.heads, self.d_model)
 
 
 @dataclass
 class RetNetConfig(MultiHeadConfig):
-    """RetNet (arXiv 2307.08621)."""
+    """RetNet (arXiv 2307.08621), in the sizes and with the GLU of its authors' torchscale."""
 
     heads: int = setting(4, "heads, each with its own decay", least=1)
+    d_key: Optional[int] = setting(None, "keys per head, even; null: d_model / heads", least=2)
+    d_value: Optional[int] = setting(
+        None, "values per head; null: 27/16 of d_model / heads, rounded", least=1
+    )
+    channel_mixing: ChannelMixingName = setting(
+        ChannelMixingName.geglu, "two linear maps round a GELU, or three with a gate"
+    )
+
+    def check(self) -> None:
+        if self.d_key is None:
+            check_heads(self, self.heads, self.d_model)
+        d_key = self.d_key or self.d_model // self.heads
+        if d_key % 2:
+            raise InputError(
+                f"model.d_key={d_key} is odd (null: model.d_model / model.heads); "
+                f"model=retnet rotates keys in pairs: set model.d_key={d_key + 1}"
+            )
 
 
 @dataclass
@@ -176,25 +208,61 @@ class LinearAttentionConfig(MultiHeadConfig):
 class GLAConfig(MultiHeadConfig):
     """Gated linear attention (arXiv 2312.06635)."""
 
+    d_key: Optional[int] = setting(None, "keys per head; null: d_model / 2 / heads", least=1)
+
+    def check(self) -> None:
+        if self.d_key is None:
+            check_heads(self, self.heads, max(1, self.d_model // 2))
+        if self.d_value is None:
+            check_heads(self, self.heads, self.d_model)
+
 
 @dataclass
 class HGRN2Config(MultiHeadConfig):
     """HGRN2 (arXiv 2404.07904)."""
+
+    d_key: Optional[int] = setting(
+        None, "keys per head, the paper's expansion; null: d_model / heads", least=1
+    )
 
 
 @dataclass
 class RGLRUConfig(ModelConfig):
     """Griffin's recurrent block with the RG-LRU (arXiv 2402.19427)."""
 
+    d_recurrent: Optional[int] = setting(None, "channels of the recurrence; null: d_model", least=1)
+    gate_blocks: Optional[int] = setting(
+        None,
+        "blocks on the diagonal of both gates' weights; null: 16, or as many of them as divide "
+        "the channels",
+        least=1,
+    )
+    convolution: int = setting(
+        4, "width of the causal depthwise convolution before the recurrence", least=2, most=64
+    )
+    ring: RadiiConfig = field(default_factory=RadiiConfig)
     channel_mixing: ChannelMixingName = setting(
         ChannelMixingName.geglu, "two linear maps round a GELU, or three with a gate"
     )
     norm: NormName = setting(NormName.rms, "the norm before or after each mixing")
 
+    def check(self) -> None:
+        channels, blocks = self.d_recurrent or self.d_model, self.gate_blocks or 1
+        if channels % blocks:
+            divisors = [number for number in range(1, channels + 1) if channels % number == 0]
+            nearest = min(divisors, key=lambda number: abs(number - blocks))
+            raise InputError(
+                f"model.gate_blocks={blocks} does not divide the {channels} channels of the "
+                f"recurrence (model.d_recurrent, else model.d_model); nearest: {nearest}"
+            )
+        check_ring(self.ring)
+
 
 @dataclass
 class MinGRUConfig(ModelConfig):
     """minGRU (arXiv 2410.01201)."""
+
+    expansion: int = setting(1, "channels of the recurrence, as a multiple of d_model", least=1)
 
 
 @dataclass
@@ -207,6 +275,14 @@ class TransformerConfig(ModelConfig):
     )
     bias: bool = setting(False, "biases in the attention's projections")
     max_length: int = setting(1024, "rows of the learned position table", least=1)
+    initial_amplitude: float = setting(
+        0.999, "amplitude at initialisation, for position=data_controlled", above=0, below=1
+    )
+    phase_scale: float = setting(
+        0.1,
+        "factor on the initial weights of the phase projection, for position=data_controlled",
+        least=0,
+    )
     window: Optional[int] = setting(
         None, "steps that attention sees, itself among them; null: all there are", least=1
     )
@@ -217,6 +293,19 @@ class TransformerConfig(ModelConfig):
 
     def check(self) -> None:
         check_heads(self, self.heads, self.d_model)
+        turns = self.position in (Position.rope, Position.data_controlled)
+        if turns and self.d_model // self.heads % 2:
+            whole = range(1, self.d_model // 2 + 1)
+            able = [heads for heads in whole if self.d_model % (2 * heads) == 0]
+            nearest = min(able, key=lambda heads: abs(heads - self.heads), default=None)
+            raise InputError(
+                f"model.heads={self.heads} leaves {self.d_model // self.heads} channels a head, and "
+                f"model.position={self.position.name} turns pairs of them; "
+                + (f"nearest: {nearest}" if nearest else "take an even model.d_model")
+            )
+
+    def learned_positions(self) -> int:
+        return self.max_length if self.position is Position.learned else 0
 
 
 @dataclass
@@ -237,7 +326,11 @@ class GPT2Config(TransformerConfig):
 class LSTMConfig(ModelConfig):
     """LSTM, torch's own."""
 
+    d_hidden: Optional[int] = setting(None, "channels of the state; null: d_model", least=1)
+
 
 @dataclass
 class GRUConfig(ModelConfig):
     """GRU, torch's own."""
+
+    d_hidden: Optional[int] = setting(None, "channels of the state; null: d_model", least=1)
