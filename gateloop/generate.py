@@ -1,4 +1,4 @@
-"""Text from a trained run, step by step with a state of constant size.
+"""Text from a trained run, step by step, from a recurrence's state or attention's cache.
 
 python -m gateloop.generate runs/<id> --prompt "…" --tokens 200
 """
@@ -16,6 +16,7 @@ from gateloop.errors import FINISHED, InputError
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from gateloop.model_config import ModelConfig
     from gateloop.models.language_model import LanguageModel
 
 PREFILL = 1024  # prompt tokens read at once; the state between two pieces is all that is kept
@@ -80,7 +81,11 @@ def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) 
 
 
 def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace) -> Iterator[int]:
-    """Endless samples after ``prompt``; memory and time per token do not grow."""
+    """Endless samples after ``prompt``; memory and time per token do not grow.
+
+    Attention is the exception where model.window is null: it keeps and looks at all there was.
+    Learned positions end, with a ValueError.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(options.seed)
@@ -97,6 +102,22 @@ def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace)
             unread = torch.tensor([[token]])
 
 
+def check_positions(model: ModelConfig, prompt: int, steps: int) -> None:
+    """Raise InputError where ``steps`` in all, with a prompt of ``prompt``, pass the last
+    learned position."""
+    last = model.learned_positions()
+    if last and prompt > last:
+        raise InputError(
+            f"--prompt: its {prompt} tokens pass the run's {last} learned positions "
+            f"(model.max_length={last}); give at most {last} tokens"
+        )
+    if last and steps > last:
+        raise InputError(
+            f"--tokens {steps - prompt + 1}: after a prompt of {prompt} tokens they pass the run's "
+            f"{last} learned positions (model.max_length={last}); take at most {last - prompt + 1}"
+        )
+
+
 def main(argv: list[str]) -> int:
     options = parse(argv)
     from itertools import islice
@@ -109,6 +130,8 @@ def main(argv: list[str]) -> int:
     prompt = [int(token) for token in tokenizer.encode(options.prompt)]
     if not prompt:
         raise InputError(f"--prompt {options.prompt!r}: no {tokenizer.name} token; give more text")
+    # the last token is written and not read
+    check_positions(config.model, len(prompt), len(prompt) + options.tokens - 1)
     stream = islice(tokens(model, prompt, options), options.tokens)
     sys.stdout.write(options.prompt)
     for text in tokenizer.decode_stream(stream):

@@ -48,6 +48,10 @@ class ModelConfig:
     def check(self) -> None:
         """Raise InputError for a contradiction between this model's own keys."""
 
+    def learned_positions(self) -> int:
+        """Rows of a table of absolute positions beside the embedding; 0: there is none."""
+        return 0
+
 
 @dataclass
 class AmplitudeConfig:
