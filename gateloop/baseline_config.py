@@ -299,8 +299,8 @@ class TransformerConfig(ModelConfig):
             able = [heads for heads in whole if self.d_model % (2 * heads) == 0]
             nearest = min(able, key=lambda heads: abs(heads - self.heads), default=None)
             raise InputError(
-                f"model.heads={self.heads} leaves {self.d_model // self.heads} channels a head, and "
-                f"model.position={self.position.name} turns pairs of them; "
+                f"model.heads={self.heads} leaves {self.d_model // self.heads} channels a head, "
+                f"and model.position={self.position.name} turns pairs of them; "
                 + (f"nearest: {nearest}" if nearest else "take an even model.d_model")
             )
 

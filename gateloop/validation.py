@@ -269,7 +269,7 @@ def _check_positions(config: Config) -> None:
 
 
 def _check_cache(config: Config) -> None:
-    """Attention without a window keeps all it reads, of a whole split where the state is carried."""
+    """A carried state reads a whole split, and attention without a window keeps what it reads."""
     data, model = config.data, config.model
     if not isinstance(data, TextConfig) or data.protocol is not Protocol.carry:
         return
