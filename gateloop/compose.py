@@ -24,6 +24,7 @@ from gateloop.draft import Draft, choose, did_you_mean, leaves, nearest_key, sho
 from gateloop.errors import InputError
 from gateloop.files import packed
 from gateloop.keys import Key
+from gateloop.registry import model_names
 from gateloop.validation import check, check_packages
 
 GROUPS = ("model", "size", "data", "mode", "trainer", "optimizer", "tracker")
@@ -69,7 +70,12 @@ def compose(argv: list[str]) -> Config:
 
 
 def choices(group: str) -> list[str]:
-    """The names that ``group=`` takes."""
+    """The names that ``group=`` takes; models of other packages, which have no file, come last."""
+    files = _files(group)
+    return files + [name for name in model_names() if group == "model" and name not in files]
+
+
+def _files(group: str) -> list[str]:
     return sorted(file.stem for file in (packed("conf") / group).glob("*.yaml"))
 
 
@@ -97,10 +103,16 @@ def _chosen(groups: dict[str, str]) -> Draft:
 
 
 def group_values(groups: dict[str, str]) -> dict[str, Any]:
-    """What the chosen groups set, by dotted key; groups that are not chosen have their default."""
+    """What the chosen groups set, by dotted key; groups that are not chosen have their default.
+
+    A choice without a file, another package's model, sets nothing.
+    """
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(packed("conf"))):
-            overrides = [f"{group}={choice}" for group, choice in groups.items()]
+            overrides = [
+                f"{group}={choice}" if choice in _files(group) else f"~{group}"
+                for group, choice in groups.items()
+            ]
             composed = hydra_compose("config", overrides=overrides)
             tree = OmegaConf.to_container(composed, resolve=False)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError) as error:
@@ -120,7 +132,7 @@ def _choice(override: Override) -> str:
         raise InputError(
             f"{group}={shorten(override.text)}: no such {group}; {choose(override.text, known)}"
         )
-    return str(override.value)
+    return override.text if override.text in known else str(override.value)
 
 
 # -- arguments ---------------------------------------------------------------------------

@@ -7,8 +7,7 @@ The YAML files under ``conf/`` only hold values that differ from these defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Optional
+from typing import Optional
 
 from gateloop.model_config import GateLoopConfig, ModelConfig
 from gateloop.names import (
@@ -182,10 +181,3 @@ DATA: dict[str, type[DataConfig]] = {
     "wt2": TextConfig,
     "text": TextConfig,
 }
-
-
-def __getattr__(name: str) -> Any:
-    # Until every file imports these from gateloop.registry, where they have moved.
-    if name in ("ModelEntry", "MODELS", "RECURRENCE_MODES", "FIXED_MODES"):
-        return getattr(import_module("gateloop.registry"), name)
-    raise AttributeError(name)

@@ -12,22 +12,21 @@ from omegaconf.errors import OmegaConfBaseException
 from gateloop.config import DATA, Config
 from gateloop.errors import InputError
 from gateloop.keys import Key, keys, node_keys, shown
-from gateloop.registry import MODELS
+from gateloop.registry import MODELS, model_entry
 
 
 class Draft:
     """The typed config of one model and one data source, at its defaults until set.
 
-    Raises InputError where a name is in no registry.
+    Raises InputError where a name is in no registry, and where another package's model is none.
     """
 
     def __init__(self, model: str, data: str) -> None:
-        if model not in MODELS:
-            raise InputError(f"model.name={model}: no such model; {choose(model, list(MODELS))}")
+        schema = model_entry(model).config
         if data not in DATA:
             raise InputError(f"data.name={data}: no such data; {choose(data, list(DATA))}")
         self.model, self.data = model, data
-        blank = Config(model=MODELS[model].config(name=model), data=DATA[data](name=data))
+        blank = Config(model=schema(name=model), data=DATA[data](name=data))
         self.keys = keys(blank)
         self._tree = OmegaConf.structured(blank)
 
