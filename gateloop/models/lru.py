@@ -30,7 +30,7 @@ class LRU(TimeMixer):
     """
 
     modes = FIXED_MODES
-    complex_state = True
+    state_dtype = torch.complex64
 
     def __init__(
         self, d_model: int, *, d_state: int | None = None, ring: RingConfig | None = None

@@ -63,7 +63,8 @@ class RGLRU(TimeMixer):
         reach = self.convolution.width - 1
         shapes = ((batch, self.d_recurrent, 1, 1), (batch, reach, self.d_recurrent), (batch, 1))
         like = self.lambda_C
-        return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return tuple(torch.zeros(shape, dtype=dtype, device=like.device) for shape in shapes)
 
     def parameter_groups(self) -> dict[str, list[str]]:
         """Λ, without decay; the paper names no rate of its own for it."""

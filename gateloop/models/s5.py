@@ -36,7 +36,7 @@ class S5(TimeMixer):
     """
 
     modes = FIXED_MODES
-    complex_state = True
+    state_dtype = torch.complex64
 
     def __init__(
         self,
