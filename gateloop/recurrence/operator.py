@@ -14,13 +14,18 @@ from torch.nn.functional import logsigmoid
 
 from gateloop.recurrence.attention import attention
 from gateloop.recurrence.chunkwise import CHUNK, chunkwise
+from gateloop.recurrence.convolution import convolution
 from gateloop.recurrence.recurrent import recurrent
 from gateloop.recurrence.scan import scan
 
 MODES = ("recurrent", "scan", "chunkwise", "attention")
+FIXED_MODES = (*MODES, "convolution")  # where the transitions are fixed, and q and k constant
 
-# Numbers in a head's state from which chunkwise is as fast as scan (docs/recurrence.md).
+# Measured in docs/recurrence.md: the numbers in a head's state from which chunkwise is as fast as
+# scan, and the length and keys from which convolution is, where it is admitted.
 CHUNKWISE_FROM = 256
+CONVOLUTION_FROM_LENGTH = 64
+CONVOLUTION_FROM_KEYS = 2
 
 # exp(-100) is zero beside one in any precision; -inf in a prefix sum would turn into NaN.
 LEAST_LOG_AMPLITUDE = -100.0
@@ -58,7 +63,7 @@ def gate_loop(
     ``alpha`` and ``beta`` are float32 or float64 and broadcastable to k; ``beta=None`` is a real
     recurrence. Everything else as in :func:`gated_linear_recurrence`.
     """
-    _check_gate("alpha", alpha, q)
+    _check_gate("alpha", alpha, _check_inputs(q, k, v))
     return gated_linear_recurrence(
         q, k, v, logsigmoid(alpha), beta, mode=mode, state=state, reset=reset
     )
@@ -80,9 +85,10 @@ def gated_linear_recurrence(
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n),  a = exp(log_amplitude + i·phase).
 
     Shapes
-        q, k (batch, length, heads, d_key) and v (batch, length, heads, d_value), real or complex.
-        log_amplitude and phase: four axes, each of the size of k's or 1. A length axis of 1 means
-        fixed transitions, which no mode expands over the batch or over time.
+        v (batch, length, heads, d_value), q and k (batch, length, heads, d_key), real or complex.
+        The batch and length axes of q and k may be 1: constant over the batch, over time.
+        log_amplitude and phase: four axes, each 1 or that of (batch, length, heads, d_key). A
+        length axis of 1 means fixed transitions, which no mode expands over the batch or over time.
         state (batch, heads, d_key, d_value): what came before the first step; None is zero.
         reset (batch, length) bool: the state is zero before that step.
     Returns
@@ -101,15 +107,17 @@ def gated_linear_recurrence(
         device on every call: a positive value counts as 0 and one under -100 as -100. -inf is
         allowed.
     ``mode``
-        ``recurrent``, ``scan``, ``chunkwise``, ``attention`` or ``auto``, which takes ``recurrent``
-        for one step, ``scan`` where a head's state is small, as in max-headed layers, else
-        ``chunkwise`` (docs/recurrence.md). All give the same result. ``chunk`` is the length of
-        chunkwise's chunks; the other modes ignore it.
+        ``recurrent``, ``scan``, ``chunkwise`` and ``attention`` admit everything; ``convolution``
+        only fixed transitions and constant q and k (batch and length axes of 1) without resets.
+        ``auto`` takes the fastest by shape (docs/recurrence.md). All give the same result.
+        ``chunk`` is the length of chunkwise's chunks; the other modes ignore it.
 
-    Raises ValueError for wrong shapes, dtypes and modes.
+    Raises ValueError for wrong shapes, dtypes and modes, and where a mode does not admit them.
     """
-    _check(q, k, v, log_amplitude, phase, state, reset)
-    run = _mode(mode, q, v, chunk)
+    batch, length, heads, d_key = shape = _check_inputs(q, k, v)
+    _check(shape, v, log_amplitude, phase, state, reset)
+    varying = _varying(q, k, log_amplitude, phase, reset)
+    run = _mode(mode, shape, v.shape[3], varying, chunk)
 
     given = [t for t in (q, k, v, log_amplitude, phase, state) if t is not None]
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
@@ -122,19 +130,24 @@ def gated_linear_recurrence(
         y_dtype = v.real.dtype if v.is_complex() else v.dtype
         q, k, v = (t.to(_COMPLEX[real] if t.is_complex() else real) for t in (q, k, v))
         state_dtype = _COMPLEX[real] if is_complex else real
-        if state is None:
-            state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=state_dtype)
-        state = state.to(state_dtype)
+        if state is not None:
+            state = state.to(state_dtype)
         log_amplitude = _Bounded.apply(log_amplitude.to(real))
+        if phase is not None and not signed:
+            phase = phase.to(real)
+
+        if run is convolution:  # has signs in its powers, and needs no zeros for a state
+            y, last = run(q, k, v, log_amplitude, phase, state, None, complex_output)
+            return y.to(_COMPLEX[real] if complex_output else y_dtype), last.to(state_dtype)
 
         sign = None
         if signed:
             assert phase is not None
-            sign = _signs(phase, q.shape[1], real)
+            sign = _signs(phase, length, real)
             q, k, phase = q * sign, k * sign, None
-        elif turns:
-            assert phase is not None
-            phase = phase.to(real)
+        if state is None:
+            state = v.new_zeros(batch, heads, d_key, v.shape[3], dtype=state_dtype)
+        q, k = q.expand(shape), k.expand(shape)
         y, last = run(q, k, v, log_amplitude, phase, state, reset, complex_output)
         if sign is not None:
             last = last * sign[:, -1, :, :, None]
@@ -156,16 +169,29 @@ def _signs(half_turns: Tensor, length: int, dtype: torch.dtype) -> Tensor:
     return (1 - 2 * odd).to(dtype)
 
 
+def _varying(
+    q: Tensor, k: Tensor, log_amplitude: Tensor, phase: Tensor | None, reset: Tensor | None
+) -> str | None:
+    """What keeps a convolution from being one, in words; None where nothing does."""
+    if reset is not None:
+        return "reset is given"
+    for name, t in (("q", q), ("k", k), ("log_amplitude", log_amplitude), ("phase", phase)):
+        if t is not None and tuple(t.shape[:2]) != (1, 1):
+            return f"{name} has shape {tuple(t.shape)}"
+    return None
+
+
 def _mode(
-    mode: str, q: Tensor, v: Tensor, chunk: int | None
+    mode: str,
+    shape: tuple[int, int, int, int],
+    d_value: int,
+    varying: str | None,
+    chunk: int | None,
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk is {chunk!r}; it must be a whole number of at least 1")
     if mode == "auto":
-        if q.shape[1] == 1:
-            mode = "recurrent"
-        else:
-            mode = "scan" if q.shape[3] * v.shape[3] < CHUNKWISE_FROM else "chunkwise"
+        mode = _fastest(shape, d_value, constant=varying is None)
     if mode == "recurrent":
         return recurrent
     if mode == "scan":
@@ -174,42 +200,74 @@ def _mode(
         return attention
     if mode == "chunkwise":
         return partial(chunkwise, chunk=chunk or CHUNK)
-    admitted = (*MODES, "auto")
+    if mode == "convolution":
+        if varying is not None:
+            raise ValueError(
+                f"mode is 'convolution' and {varying}; one kernel serves the whole sequence only "
+                "without resets and with batch and length axes of 1 in q, k, log_amplitude and "
+                f"phase; else choose one of {', '.join((*MODES, 'auto'))}"
+            )
+        return convolution
+    admitted = (*FIXED_MODES, "auto")
     nearest = difflib.get_close_matches(str(mode), admitted, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(admitted)}{hint}")
 
 
+def _fastest(shape: tuple[int, int, int, int], d_value: int, constant: bool) -> str:
+    _, length, _, d_key = shape
+    if length == 1:
+        return "recurrent"
+    if constant and length >= CONVOLUTION_FROM_LENGTH and d_key >= CONVOLUTION_FROM_KEYS:
+        return "convolution"
+    return "scan" if d_key * d_value < CHUNKWISE_FROM else "chunkwise"
+
+
+def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:
+    """The sizes (batch, length, heads, d_key), batch and length being v's."""
+    if v.ndim != 4:
+        raise ValueError(
+            f"v has shape {tuple(v.shape)}; it must be (batch, length, heads, d_value)"
+        )
+    if q.ndim != 4:
+        raise ValueError(f"q has shape {tuple(q.shape)}; it must be (batch, length, heads, d_key)")
+    batch, length, heads, _ = v.shape
+    d_key = q.shape[3]
+    for name, t in (("q", q), ("k", k)):
+        if (
+            t.ndim != 4
+            or tuple(t.shape[2:]) != (heads, d_key)
+            or any(axis not in (1, full) for axis, full in zip(t.shape, v.shape[:2], strict=False))
+        ):
+            raise ValueError(
+                f"{name} has shape {tuple(t.shape)}; with v {tuple(v.shape)} it must be "
+                f"(batch, length, heads, d_key), here {(batch, length, heads, d_key)}, where batch "
+                "and length may be 1"
+            )
+    if length == 0:
+        raise ValueError("the sequence has length 0; it must have at least one step")
+    if math.prod(q.shape) == 0 or math.prod(v.shape) == 0:
+        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0")
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.dtype not in _INPUT_DTYPES:
+            raise ValueError(f"{name} is {t.dtype}; it must be a floating or complex tensor")
+    return batch, length, heads, d_key
+
+
 def _check(
-    q: Tensor,
-    k: Tensor,
+    shape: tuple[int, int, int, int],
     v: Tensor,
     log_amplitude: Tensor,
     phase: Tensor | None,
     state: Tensor | None,
     reset: Tensor | None,
 ) -> None:
-    if q.ndim != 4:
-        raise ValueError(f"q has shape {tuple(q.shape)}; it must be (batch, length, heads, d_key)")
-    if k.shape != q.shape:
-        raise ValueError(f"k has shape {tuple(k.shape)}; it must be q's, {tuple(q.shape)}")
-    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
-        raise ValueError(
-            f"v has shape {tuple(v.shape)}; it must be (batch, length, heads, d_value) "
-            f"with q's first three, {tuple(q.shape[:3])}"
-        )
-    if q.shape[1] == 0:
-        raise ValueError("the sequence has length 0; it must have at least one step")
-    if math.prod(q.shape) == 0 or v.shape[3] == 0:
-        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0")
-    for name, t in (("q", q), ("k", k), ("v", v)):
-        if t.dtype not in _INPUT_DTYPES:
-            raise ValueError(f"{name} is {t.dtype}; it must be a floating or complex tensor")
-    _check_gate("log_amplitude", log_amplitude, q)
+    batch, length, heads, d_key = shape
+    _check_gate("log_amplitude", log_amplitude, shape)
     if phase is not None:
-        _check_gate("phase", phase, q, boolean=True)
+        _check_gate("phase", phase, shape, boolean=True)
     if state is not None:
-        expected = (q.shape[0], q.shape[2], q.shape[3], v.shape[3])
+        expected = (batch, heads, d_key, v.shape[3])
         if tuple(state.shape) != expected:
             raise ValueError(
                 f"state has shape {tuple(state.shape)}; it must be "
@@ -217,23 +275,23 @@ def _check(
             )
         if state.dtype not in (*_GATE_DTYPES, *_COMPLEX.values()):
             raise ValueError(f"state is {state.dtype}; it must be float32, float64 or complex")
-    if reset is not None and (
-        tuple(reset.shape) != tuple(q.shape[:2]) or reset.dtype != torch.bool
-    ):
+    if reset is not None and (tuple(reset.shape) != (batch, length) or reset.dtype != torch.bool):
         raise ValueError(
             f"reset is {reset.dtype} of shape {tuple(reset.shape)}; it must be bool of shape "
-            f"(batch, length), here {tuple(q.shape[:2])}"
+            f"(batch, length), here {(batch, length)}"
         )
 
 
-def _check_gate(name: str, gate: Tensor, q: Tensor, boolean: bool = False) -> None:
+def _check_gate(
+    name: str, gate: Tensor, shape: tuple[int, int, int, int], boolean: bool = False
+) -> None:
     if gate.dtype not in _GATE_DTYPES and not (boolean and gate.dtype == torch.bool):
         raise ValueError(
             f"{name} is {gate.dtype}; gates must be float32 or float64, made outside autocast: "
             "rounding them to 16 bits changes the output by up to 11 %"
         )
-    if gate.ndim != 4 or any(g not in (1, n) for g, n in zip(gate.shape, q.shape, strict=True)):
+    if gate.ndim != 4 or any(g not in (1, n) for g, n in zip(gate.shape, shape, strict=True)):
         raise ValueError(
-            f"{name} has shape {tuple(gate.shape)}; each of its four axes must be 1 or k's, "
-            f"{tuple(q.shape)}"
+            f"{name} has shape {tuple(gate.shape)}; each of its four axes must be 1 or that of "
+            f"(batch, length, heads, d_key), here {shape}"
         )

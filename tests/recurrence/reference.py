@@ -46,6 +46,11 @@ class Inputs:
         return replace(self, **{n: cut(getattr(self, n)) for n in names})
 
 
+def full_shape(x: Inputs) -> tuple[int, ...]:
+    """(batch, length, heads, d_key), to which q, k and the gates are broadcast."""
+    return (*x.v.shape[:3], x.k.shape[3])
+
+
 def step_loop(x: Inputs) -> tuple[Tensor, Tensor]:
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n, y_n = q_n h_n, in complex128 throughout."""
     q, k, v = (t.to(torch.complex128) for t in (x.q, x.k, x.v))
@@ -55,13 +60,15 @@ def step_loop(x: Inputs) -> tuple[Tensor, Tensor]:
         rotation = 1.0 - 2.0 * x.phase.to(torch.complex128)
     else:
         rotation = torch.exp(1j * x.phase.double())
-    a = (x.log_amplitude.double().exp() * rotation).expand(q.shape)
+    shape = full_shape(x)
+    a = (x.log_amplitude.double().exp() * rotation).expand(shape)
+    q, k = q.expand(shape), k.expand(shape)
     if x.state is None:
-        h = torch.zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=torch.complex128)
+        h = torch.zeros(shape[0], *shape[2:], v.shape[3], dtype=torch.complex128)
     else:
         h = x.state.to(torch.complex128)
     outputs = []
-    for n in range(q.shape[1]):
+    for n in range(shape[1]):
         if x.reset is not None:
             h = h * ~x.reset[:, n, None, None, None]
         h = a[:, n, :, :, None] * h + k[:, n, :, :, None] * v[:, n, :, None, :]
@@ -89,8 +96,8 @@ def results(function, x: Inputs) -> dict[str, Tensor]:  # type: ignore[no-untype
 def distance(found: Tensor, expected: Tensor, terms: Tensor | None = None) -> float:
     """max|found − expected| / max|expected|.
 
-    The gradient of a broadcast gate is a sum over all it is broadcast to, which may cancel to
-    anything; it is measured beside the largest of its ``terms``.
+    The gradient of a broadcast gate, q or k is a sum over all it is broadcast to, which may cancel
+    to anything; it is measured beside the largest of its ``terms``.
     """
     assert found.shape == expected.shape
     scale = expected.abs().max()
@@ -113,14 +120,19 @@ def assert_same(function, x: Inputs, tolerance: float) -> None:  # type: ignore[
 
 @cache
 def _expected(x: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The step loop's results, and its gates' gradients before they are summed."""
+    """The step loop's results, and the gradients of gates, q and k before they are summed."""
     x = x.to(torch.float64)
-    gates = {n: t for n, t in x.differentiable().items() if n in ("log_amplitude", "phase")}
-    if all(t.shape == x.q.shape for t in gates.values()):
+    shape = full_shape(x)
+    broadcast = {
+        name: t
+        for name, t in x.differentiable().items()
+        if name in ("q", "k", "log_amplitude", "phase") and t.shape != shape
+    }
+    if not broadcast:
         return results(step_loop, x), {}
-    spread = replace(x, **{n: t.expand(x.q.shape) for n, t in gates.items()})
+    spread = replace(x, **{n: t.expand(shape) for n, t in broadcast.items()})
     terms = results(step_loop, spread)
-    return results(step_loop, x), {n: terms[n] for n in gates}
+    return results(step_loop, x), {n: terms[n] for n in broadcast}
 
 
 def make(
@@ -131,6 +143,7 @@ def make(
     amplitude_axes: str = "BLHK",
     phase: str = "angle",
     phase_axes: str = "BLHK",
+    qk_axes: str = "BLHK",
     complex_inputs: str = "",
     state: bool = True,
     resets: bool = False,
@@ -144,10 +157,10 @@ def make(
         dtype = torch.complex128 if is_complex else torch.float64
         return torch.randn(*size, generator=noise, dtype=dtype)
 
-    def gate_shape(axes: str) -> list[int]:
+    def sizes(axes: str) -> list[int]:
         return [n if a in axes else 1 for a, n in zip("BLHK", shape, strict=False)]
 
-    size = gate_shape(amplitude_axes)
+    size = sizes(amplitude_axes)
     alpha = normal(*size)
     kind = torch.rand(size, generator=noise)
     if amplitude == "mixed":  # forgets at once, hardly forgets, and what lies between
@@ -157,13 +170,13 @@ def make(
         log_amplitude = torch.zeros_like(alpha)
     phases = {
         "none": None,
-        "angle": 3 * normal(*gate_shape(phase_axes)),
-        "half turns": normal(*gate_shape(phase_axes)) > 0,
+        "angle": 3 * normal(*sizes(phase_axes)),
+        "half turns": normal(*sizes(phase_axes)) > 0,
     }
     is_complex = phase == "angle" or bool(complex_inputs)
     return Inputs(
-        normal(batch, length, heads, d_key, is_complex="q" in complex_inputs),
-        normal(batch, length, heads, d_key, is_complex="k" in complex_inputs),
+        normal(*sizes(qk_axes), is_complex="q" in complex_inputs),
+        normal(*sizes(qk_axes), is_complex="k" in complex_inputs),
         normal(batch, length, heads, d_value, is_complex="v" in complex_inputs),
         log_amplitude,
         phases[phase],

@@ -54,6 +54,15 @@ CASES = {
     "outer, fixed by key": make(OUTER, amplitude_axes="HK", phase_axes="HK"),
     "outer, shared by the batch": make(OUTER, amplitude_axes="LHK", phase_axes="L"),
     "outer, linear attention": make(OUTER, amplitude="one", amplitude_axes="", phase="none"),
+    "max-headed, constant q and k": make(
+        MAX_HEADED, amplitude_axes="H", phase_axes="H", qk_axes="H", complex_inputs="qk"
+    ),
+    "outer, constant q and k": make(
+        OUTER, amplitude_axes="HK", phase_axes="HK", qk_axes="HK", complex_inputs="qk"
+    ),
+    "outer, constant q and k, resets": make(OUTER, qk_axes="HK", resets=True),
+    "outer, q and k constant over time": make(OUTER, qk_axes="BHK", phase="none"),
+    "outer, q and k shared by the batch": make(OUTER, qk_axes="LHK", phase="half turns"),
     "outer, resets": make(OUTER, resets=True),
     "outer, fixed, resets": make(OUTER, amplitude_axes="HK", phase_axes="HK", resets=True),
     "outer, all by head, resets": make(
@@ -128,7 +137,7 @@ def test_any_chunk_length(chunk: int) -> None:
 )
 def test_a_state_handed_over_changes_nothing(case: str, mode: str) -> None:
     x = CASES[case]
-    length = x.q.shape[1]
+    length = x.v.shape[1]
     for cut in (1, 20, 64, length - 1):
 
         def in_two(x: Inputs, cut: int = cut) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import gateloop.recurrence.operator as operator
-from gateloop.recurrence import MODES, gate_loop, gated_linear_recurrence
+from gateloop.recurrence import FIXED_MODES, MODES, gate_loop, gated_linear_recurrence
 from tests.recurrence.reference import distance, make, step_loop
 from tests.recurrence.test_agreement import run
 
 B, L, H, K, V = 2, 6, 3, 4, 5
+CONSTANT = {"amplitude_axes": "HK", "phase_axes": "HK", "qk_axes": "HK"}
 
 
 def arguments() -> dict[str, Any]:
@@ -29,11 +30,20 @@ def arguments() -> dict[str, Any]:
     ("change", "message"),
     [
         ({"q": torch.zeros(B, L, H)}, r"q has shape \(2, 6, 3\); it must be \(batch, length"),
-        ({"k": torch.zeros(B, L, H, K + 1)}, r"k has shape \(2, 6, 3, 5\); it must be q's"),
-        ({"v": torch.zeros(B, L + 1, H, V)}, r"v has shape \(2, 7, 3, 5\)"),
+        (
+            {"k": torch.zeros(B, L, H, K + 1)},
+            r"k has shape \(2, 6, 3, 5\); .* here \(2, 6, 3, 4\), where",
+        ),
+        ({"v": torch.zeros(B, L + 1, H, V)}, r"q has shape \(2, 6, 3, 4\); with v \(2, 7, 3, 5\)"),
+        ({"v": torch.zeros(B, L, H)}, r"v has shape \(2, 6, 3\); it must be \(batch, length"),
+        ({"v": torch.zeros(B, 1, H, V)}, r"q has shape \(2, 6, 3, 4\); with v \(2, 1, 3, 5\)"),
+        ({"q": torch.zeros(B, L, 1, K)}, r"q has shape \(2, 6, 1, 4\)"),
         ({"v": torch.zeros(B, L, H, 0)}, "no axis of size 0"),
         ({"v": torch.zeros(B, L, H, V, dtype=torch.int64)}, "v is torch.int64"),
-        ({"log_amplitude": torch.zeros(B, L, H, 2)}, "log_amplitude has shape .* must be 1 or k's"),
+        (
+            {"log_amplitude": torch.zeros(B, L, H, 2)},
+            "log_amplitude has shape .* must be 1 or that of",
+        ),
         ({"log_amplitude": torch.zeros(H, K)}, "log_amplitude has shape"),
         ({"log_amplitude": torch.zeros(1, 1, 1, 1).bfloat16()}, "gates must be float32 or float64"),
         ({"phase": torch.zeros(1, 1, 1, 1).half()}, "phase is torch.float16; gates must be"),
@@ -42,8 +52,8 @@ def arguments() -> dict[str, Any]:
         ({"state": torch.zeros(B, H, K, V).bfloat16()}, "state is torch.bfloat16"),
         ({"reset": torch.zeros(B, L)}, "reset is torch.float32"),
         ({"reset": torch.zeros(B, L + 1, dtype=torch.bool)}, r"here \(2, 6\)"),
-        ({"mode": "scann"}, "recurrent, scan, chunkwise, attention, auto; did you mean scan"),
-        ({"mode": "convolution"}, "mode is 'convolution'; it must be one of"),
+        ({"mode": "scann"}, "attention, convolution, auto; did you mean scan"),
+        ({"mode": "conv"}, "mode is 'conv'; it must be one of"),
         ({"chunk": 0}, "chunk is 0; it must be a whole number of at least 1"),
     ],
 )
@@ -113,20 +123,32 @@ def test_an_amplitude_above_one_counts_as_one(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"),
+    ("shape", "options", "expected"),
     [
-        ((1, 1, 4, 1, 1), "recurrent"),
-        ((1, 1, 2, 4, 4), "recurrent"),
-        ((1, 9, 4, 1, 1), "scan"),
-        ((1, 9, 2, 15, 17), "scan"),
-        ((1, 9, 2, 16, 16), "chunkwise"),
+        ((1, 1, 4, 1, 1), {}, "recurrent"),
+        ((1, 1, 2, 4, 4), CONSTANT, "recurrent"),
+        ((1, 9, 4, 1, 1), {}, "scan"),
+        ((1, 9, 2, 15, 17), {}, "scan"),
+        ((1, 9, 2, 16, 16), {}, "chunkwise"),
+        ((1, 64, 3, 2, 1), CONSTANT, "convolution"),
+        ((1, 64, 2, 16, 16), CONSTANT, "convolution"),
+        ((1, 63, 3, 2, 1), CONSTANT, "scan"),
+        ((1, 64, 3, 1, 1), CONSTANT, "scan"),
+        ((1, 64, 3, 2, 1), {**CONSTANT, "resets": True}, "scan"),
+        ((2, 64, 3, 2, 1), {**CONSTANT, "qk_axes": "BHK"}, "scan"),
+        ((2, 64, 3, 2, 1), {**CONSTANT, "qk_axes": "LHK"}, "scan"),
+        ((1, 64, 3, 2, 1), {**CONSTANT, "amplitude_axes": "LHK"}, "scan"),
+        ((1, 64, 3, 2, 1), {**CONSTANT, "phase_axes": "LHK"}, "scan"),
     ],
 )
 def test_auto(
-    shape: tuple[int, int, int, int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int, int, int],
+    options: dict[str, Any],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken = []
-    for name in MODES:
+    for name in FIXED_MODES:
         run_mode = getattr(operator, name)
 
         def spy(*args: Any, name: str = name, run_mode: Any = run_mode, **kwargs: Any) -> Any:
@@ -134,7 +156,7 @@ def test_auto(
             return run_mode(*args, **kwargs)
 
         monkeypatch.setattr(operator, name, spy)
-    run(make(shape), "auto")
+    run(make(shape, **options), "auto")
     assert taken == [expected]
 
 
