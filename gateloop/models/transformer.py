@@ -12,7 +12,10 @@ from gateloop.models.position import DataControlledGates, RotaryGates, rotate, t
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import ModeName, Position
 
-BUDGET = 1 << 22  # weights at once under position=data_controlled: batch, heads, rows, columns
+# Under position=data_controlled: weights at once, over batch, heads, rows and columns, and the
+# fewest rows, below which a GPU would mostly wait.
+BUDGET = 1 << 20
+ROWS = 32
 
 
 class Attention(TimeMixer):
@@ -195,7 +198,7 @@ def _attend_fading(
     """
     length, known = q_BHLK.shape[2], k_BHMK.shape[2]
     dtype = torch.float64 if q_BHLK.dtype == torch.float64 else torch.float32
-    rows_at_once = max(1, BUDGET // (q_BHLK.shape[0] * q_BHLK.shape[1] * known))
+    rows_at_once = max(ROWS, BUDGET // (q_BHLK.shape[0] * q_BHLK.shape[1] * known))
     blocks = []
     with torch.autocast(q_BHLK.device.type, enabled=False):
         q_BHLK, k_BHMK, v_BHMK = (t.to(dtype) for t in (q_BHLK, k_BHMK, v_BHMK))

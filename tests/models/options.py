@@ -86,5 +86,5 @@ def inputs(
 def far(found: Tensor, expected: Tensor) -> float:
     """max|found − expected| / max|expected|."""
     assert found.shape == expected.shape and found.dtype == expected.dtype
-    scale = max(float(expected.abs().max()), 1e-30)
-    return float((found - expected).abs().max()) / scale
+    scale = max(float(expected.detach().abs().max()), 1e-30)
+    return float((found - expected).detach().abs().max()) / scale
