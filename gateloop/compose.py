@@ -24,7 +24,7 @@ from gateloop.draft import Draft, choose, did_you_mean, leaves, nearest_key, sho
 from gateloop.errors import InputError
 from gateloop.files import packed
 from gateloop.keys import Key
-from gateloop.registry import model_names
+from gateloop.registry import declared, model_entry, model_names
 from gateloop.validation import check, check_packages
 
 GROUPS = ("model", "size", "data", "mode", "trainer", "optimizer", "tracker")
@@ -93,6 +93,8 @@ def _chosen(groups: dict[str, str]) -> Draft:
     choice = {**default_choices(), **groups}
     model = found.pop("model.name", choice["model"])
     data = found.pop("data.name", choice["data"])
+    if model in declared():
+        model_entry(model)  # another package's mistake is none of conf's
     try:
         draft = Draft(str(model), str(data))
         for name, value in found.items():

@@ -145,6 +145,12 @@ def fault(model: str, what: str) -> InputError:
     return InputError(f"model={model}: {declaration} {what}, or {declaration.removal}")
 
 
+def package_of(model: str) -> str | None:
+    """The package that declares ``model``, with its version; None for a model of this package."""
+    found = declared().get(model)
+    return f"{found[0].package} {found[0].version}" if found and model not in MODELS else None
+
+
 def _checked(name: str, entry: Any) -> ModelEntry:
     if not isinstance(entry, ModelEntry):
         kind = type(entry).__name__
@@ -156,7 +162,8 @@ def _checked(name: str, entry: Any) -> ModelEntry:
     if "__dataclass_fields__" not in vars(schema):  # it would have its base's keys and no others
         raise fault(name, f"{title} is no dataclass; write @dataclass above it")
     try:
-        node_keys(schema, "model")
+        for key in node_keys(schema, "model").values():
+            _ = key.expected
         OmegaConf.structured(schema(name=name))
     except Exception as error:
         raise fault(

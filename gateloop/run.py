@@ -16,6 +16,7 @@ from gateloop.derived import tokens_per_step
 from gateloop.errors import FINISHED, Diverged
 from gateloop.help import information
 from gateloop.identity import identity, run_id
+from gateloop.registry import package_of
 from gateloop.training.interruption import Interruption
 from gateloop.training.provenance import current_commit
 from gateloop.training.record import RunFolder
@@ -72,7 +73,8 @@ def execute(
     torch.manual_seed(config.seed)
     model = build(config.model, source.inputs, source.classes)
     hardware = device_name(device)
-    folder.write_manifest(argv, source.info, device=hardware)
+    package = package_of(config.model.name)
+    folder.write_manifest(argv, source.info, device=hardware, model_package=package)
     if source.tokenizer is not None:
         (folder.path / "tokenizer").mkdir(exist_ok=True)
         source.tokenizer.save(folder.path / "tokenizer")

@@ -17,22 +17,33 @@ VOLATILE = ("seconds", "per_second", "time", "host")  # what may differ between 
 
 
 class Run:
-    """``python -m gateloop.run`` with ``arguments`` in ``folder``; its output in files there."""
+    """``python -m gateloop.run`` with ``arguments`` in ``folder``; its output in files there.
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "gateloop.run") -> None:
+    ``packages``: a folder with more packages than are installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        module: str = "gateloop.run",
+        packages: Path | None = None,
+    ) -> None:
         self.folder = folder
+        path = os.pathsep.join(map(str, filter(None, (ROOT, packages))))
+        self.environment = {"PYTHONPATH": path}
         folder.mkdir(parents=True, exist_ok=True)
         self.command = [sys.executable, "-m", module, *arguments]
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **self.environment}
         with (self.folder / "out").open("ab") as out, (self.folder / "err").open("ab") as err:
             return subprocess.Popen(
                 self.command, cwd=self.folder, env=environment, stdout=out, stderr=err
             )
 
     def finish(self) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **self.environment}
         return subprocess.run(
             self.command, cwd=self.folder, env=environment, capture_output=True, text=True
         )
