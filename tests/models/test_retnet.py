@@ -117,8 +117,8 @@ def test_the_authors_scales_cancel_in_the_norm_without_epsilon() -> None:
 
 
 def test_decays_and_angles() -> None:
-    mixer = Retention(48, heads=48, d_key=8)
-    assert mixer.log_decay.shape == (1, 1, 48, 1) and mixer.angle.shape == (1, 1, 1, 4)
+    mixer = Retention(8, heads=64, d_key=8)
+    assert mixer.log_decay.shape == (1, 1, 64, 1) and mixer.angle.shape == (1, 1, 1, 4)
     assert mixer.log_decay.dtype == mixer.angle.dtype == torch.float64
     for head, log_decay in enumerate(mixer.log_decay.flatten().tolist()):
         x = 2.0 ** (-5 - head)  # log(1 − x) by its series
