@@ -167,10 +167,22 @@ def s5(p: Parameters, x: Tensor) -> Tensor:
     return y * (y @ p["gate.weight"].mT + p["gate.bias"]).sigmoid()
 
 
+def s4d(p: Parameters, x: Tensor) -> Tensor:
+    eigenvalue = torch.complex(-p["log_decay_SN"].exp(), p["frequency_SN"])
+    a = torch.exp(p["log_step_D"].exp()[:, None] * eigenvalue)
+    k = (a - 1) / eigenvalue * torch.view_as_complex(p["b_SNP"])
+    q = 2 * torch.view_as_complex(p["c_DNP"])
+    q, k = (part.expand(BATCH, LENGTH, -1, -1) for part in (q, k))
+    y = recurrence(q, k, x[..., None], a[None, None]).squeeze(-1) + p["skip_D"] * x
+    left, right = (F.gelu(y) @ p["output.weight"].mT + p["output.bias"]).chunk(2, dim=-1)
+    return left * right.sigmoid()
+
+
 ROWS: dict[str, Callable[[Parameters, Tensor], Tensor]] = {
     "gateloop": gateloop,
     "retnet": retnet,
     "linear_attention": linear_attention,
+    "s4d": s4d,
     "s5": s5,
     "lru": lru,
     "gla": gla,
