@@ -55,9 +55,9 @@ def lower_bounds(whole: LanguageModel) -> Array:
     return share.cumsum(0) - share[0]
 
 
-def spread(whole: LanguageModel) -> None:
+def spread(whole: LanguageModel, values: tuple[float, ...] = SPREAD) -> None:
     """Rows of Γ that make bounds of every size."""
-    for mixer, value in zip(hgrn2s(whole), SPREAD, strict=True):
+    for mixer, value in zip(hgrn2s(whole), values, strict=True):
         assert mixer.lower_bound is not None
         torch.nn.init.constant_(mixer.lower_bound, value)
 
@@ -124,12 +124,14 @@ def test_gates_are_exact_at_both_ends(layer: int) -> None:
     assert np.abs(k / right_k - 1).max() <= 2e-6
 
 
+@pytest.mark.parametrize("values", [SPREAD, (40.0, 0.0, -20.0, -20.0)], ids=["spread", "tiny"])
 @pytest.mark.parametrize("layer", range(LAYERS))
-def test_gates_have_a_gradient_at_both_ends(layer: int) -> None:
+def test_gates_have_a_gradient_at_both_ends(layer: int, values: tuple[float, ...]) -> None:
     """d log f / d logit = (1 − lb) σ (1 − σ) / f, also where 1 − f rounds to one."""
     whole = model()
-    spread(whole)
-    mixer, least = hgrn2s(whole)[layer], lower_bounds(whole)[layer, 0, 0]
+    spread(whole, values)
+    mixer, share = hgrn2s(whole)[layer], np.exp(values) / np.exp(values).sum()
+    least, kept = share[1 : layer + 1].sum(), share[0] + share[layer + 1 :].sum()
     z = torch.linspace(-40, 40, 81)
     with torch.no_grad():
         mixer.forget.weight.zero_()
@@ -139,7 +141,7 @@ def test_gates_have_a_gradient_at_both_ends(layer: int) -> None:
     x_BLD.requires_grad_()
     (gradient,) = torch.autograd.grad(mixer.gates(x_BLD)[0][0, :, 0, 0].sum(), x_BLD)
     sigma, rest = 1 / (1 + np.exp(-z.double().numpy())), 1 / (1 + np.exp(z.double().numpy()))
-    right = (1 - least) * sigma * rest / (least + (1 - least) * sigma)
+    right = kept * sigma * rest / (least + kept * sigma)
     assert np.abs(gradient[0, :, 0].double().numpy() - right).max() <= 1e-6 * right.max()
 
 
