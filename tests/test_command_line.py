@@ -124,6 +124,23 @@ CONTRADICTION = [
     ("data=text", "data.path=null", "set data.path"),
     (f"{TEXT} {HERE} data.stride=8", "data.stride=8", "data.protocol=sliding"),
     (f"{TEXT} {HERE} data.protocol=sliding data.stride=257", "data.stride=257", "at most 256"),
+    ("model=transformer model.heads=64", "model.heads=64", "nearest: 32"),
+    ("model=gpt2 data.length=1500", "data.length=1500", "model.max_length=1500"),
+    ("model=gpt2 model.max_length=200", "data.test_lengths=512", "model.max_length=512"),
+    (f"{TEXT} {HERE} model=gpt2 data.length=1025", "data.length=1025", "model.position=rope"),
+    (f"{TEXT} {HERE} model=gpt2 data.protocol=carry", "data.protocol=carry", "model.window=256"),
+    (
+        f"{TEXT} {HERE} model=transformer data.protocol=carry",
+        "data.protocol=carry",
+        "set model.window=256",
+    ),
+    (
+        f"{TEXT} {HERE} model=gpt2 model.position=none data.protocol=carry",
+        "data.protocol=carry",
+        "set model.window=256",
+    ),
+    (f"{TEXT} {HERE} model=gru data.reset_at_documents=true", "model=gru cannot", "leave it out"),
+    ("model=lstm mode=scan", "mode=scan", "choose one of auto, recurrent"),
 ]
 PATHS = [
     ("runs_dir=HERE", "HERE", "give another folder"),

@@ -61,7 +61,8 @@ def test_every_model_size_and_data_compose(model, size, data):
      for choice in choices(group)],
 )  # fmt: skip
 def test_every_other_choice_composes(group, choice):
-    config = compose([f"{group}={choice}"])
+    model = "s4d" if choice == "convolution" else "gateloop"
+    config = compose([f"{group}={choice}", f"model={model}"])
     node = getattr(config, group)
     if hasattr(node, "name"):
         assert getattr(node.name, "name", node.name) == choice
@@ -70,7 +71,7 @@ def test_every_other_choice_composes(group, choice):
 def test_conf_holds_the_groups_and_the_registry_and_nothing_else():
     assert {p.name for p in packed("conf").iterdir() if p.is_dir()} == set(GROUPS)
     assert set(default_choices()) == set(GROUPS)
-    assert choices("model") == sorted(MODELS)
+    assert {p.stem for p in packed("conf/model").glob("*.yaml")} == set(MODELS)
     assert choices("data") == sorted(DATA)
     assert choices("mode") == sorted(mode.name for mode in ModeName)
 
@@ -132,6 +133,11 @@ def test_what_follows_from_the_batch_and_the_steps():
         ["data.resets=128"],
         ["data.test_lengths=[]", "data.test_resets=[]"],
         ["data=wt2", "data.protocol=sliding", "data.stride=128"],
+        ["data=wt2", "model=transformer", "data.protocol=carry", "model.window=128"],
+        ["data=wt2", "model=gpt2", "data.protocol=sliding"],
+        ["data=wt2", "model=gru", "data.protocol=carry"],
+        ["model=gpt2", "model.max_length=512"],
+        ["model=gpt2", "model.max_length=1", "model.position=rope"],
     ],
     ids=" ".join,
 )

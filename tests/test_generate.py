@@ -17,22 +17,23 @@ import torch
 
 import gateloop
 from gateloop import generate, run
+from gateloop.baseline_config import TransformerConfig
 from gateloop.errors import InputError
 from gateloop.generate import parse, sample, tokens
+from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
+from gateloop.names import Position
 
 LINES = "".join(f"the {word} is {word}.\n" for word in "red green blue grey ä".split() * 30)
 
 
-@pytest.fixture(scope="module")
-def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_on_text(folder: Path, model: str) -> Path:
     """A text run of a few steps, made by the command's own main."""
-    folder = tmp_path_factory.mktemp("run")
     (folder / "text.txt").write_text(LINES, encoding="utf-8")
     arguments = (
         f"data=text data.path={folder / 'text.txt'} runs_dir={folder / 'runs'} tracker=none "
         f"data.cache_dir={folder / 'cache'} data.length=16 data.batch_size=4 model.d_model=16 "
-        "model.parameters=null model.short_convolution=3 trainer.max_steps=5 trainer.threads=1 "
+        f"model.parameters=null {model} trainer.max_steps=5 trainer.threads=1 "
         "trainer.progress=false trainer.device=cpu"
     )
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -43,6 +44,11 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             signal.signal(number, handler)
     (made,) = (path for path in (folder / "runs").iterdir() if not path.name.startswith("."))
     return made
+
+
+@pytest.fixture(scope="module")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_on_text(tmp_path_factory.mktemp("run"), "model.short_convolution=3")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +168,64 @@ def test_the_state_does_not_grow(model: LanguageModel) -> None:
     finally:
         handle.remove()
     assert sizes == {tuple(part.shape for part in model.init_state(1))}
+
+
+# -- attention ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [Position.rope, Position.data_controlled])
+@pytest.mark.parametrize("window", [None, 6])
+def test_attention_reads_from_its_cache(
+    position: Position, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TransformerConfig(
+        name="transformer", d_model=16, layers=2, position=position, window=window
+    )
+    torch.manual_seed(0)
+    attention = build(config, 256, 256).eval()
+    monkeypatch.setattr(generate, "PREFILL", 4)
+    text, cached = list(range(11)), []
+    attention.register_forward_hook(lambda _, __, outputs: cached.append(outputs[1][0].shape[1]))
+    greedy = options("--temperature", "0")
+    for token in islice(tokens(attention, list(text), greedy), 9):
+        read = list(cached)
+        with torch.no_grad():
+            assert token == int(attention(torch.tensor([text]))[0][0, -1].argmax())
+        cached[:] = read
+        text.append(token)
+    reached = [4, 8, *range(11, 20)]
+    assert cached == [min(steps, window - 1) if window else steps for steps in reached]
+
+
+@pytest.fixture(scope="module")
+def gpt2_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_on_text(tmp_path_factory.mktemp("gpt2"), "model=gpt2 model.max_length=20")
+
+
+def test_text_up_to_the_last_learned_position(
+    gpt2_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Eight bytes and thirteen more: the last one is not read."""
+    assert generate.main([str(gpt2_run), "--prompt", "the red ", "--tokens", "13"]) == 0
+    assert capsys.readouterr().out.startswith("the red ")
+    assert generate.main([str(gpt2_run), "--prompt", "x" * 20, "--tokens", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "number", "message"),
+    [
+        ("the red ", "14", "--tokens 14: after a prompt of 8 tokens .* at most 13"),
+        ("x" * 20, "2", "--tokens 2: after a prompt of 20 tokens .* at most 1"),
+        ("x" * 21, "1", "--prompt: its 21 tokens .*model.max_length=20.* at most 20"),
+    ],
+)
+def test_learned_positions_end_before_anything_is_written(
+    gpt2_run: Path, prompt: str, number: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        generate.main([str(gpt2_run), "--prompt", prompt, "--tokens", number])
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
 
 
 # -- the command -------------------------------------------------------------------------
