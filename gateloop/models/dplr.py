@@ -176,32 +176,30 @@ def _carry(
     mu_D1M, p_D1M, b_D1M, c_D1M = (t[:, None] for t in (mu_DM, p_DM, b_DM, c_DM))
     resolvent_DMF = _resolvent(mu_DM, at)
     weight_F = at.last_F * at.after_F
-    input_DBF = 2 * half_D11 * weight_F * torch.fft.rfft(u_DBL.double() * at.damping_L, n=at.size)
 
-    def last_of(x_DRF: Tensor, b_DRM: Tensor, resolvent_DMF: Tensor) -> Tensor:
-        """Of Σ_F (z − μ)⁻¹ b x and its conjugate mode's the half that is kept."""
+    def sums(terms_DRM: Tensor) -> Tensor:
+        return _cauchy_sums(terms_DRM, mu_DM, resolvent_DMF, at)
+
+    def last(x_DRF: Tensor, b_DRM: Tensor) -> Tensor:
+        """Σ_F (z − μ)⁻¹ b x over the nodes and their conjugates."""
         z, one = _real_products(torch.stack([at.z_F * x_DRF, x_DRF], 1), resolvent_DMF).unbind(1)
         return b_DRM * z - b_DRM * mu_D1M.conj() * one
 
-    low_D2M = torch.cat([p_D1M.conj() * p_D1M, p_D1M.conj() * b_D1M], 1)
-    pp_D1F, pb_D1F = _cauchy_sums(low_D2M, mu_DM, resolvent_DMF, at).split(1, 1)
-    rank_D1F = half_D11 / (1 + half_D11 * pp_D1F)
-    last_DBM = last_of(input_DBF, b_D1M, resolvent_DMF)
-    last_DBM = last_DBM - last_of(input_DBF, p_D1M, resolvent_DMF * (rank_D1F * pb_D1F))
+    rank_D1F = half_D11 / (1 + half_D11 * sums(p_D1M.conj() * p_D1M))
+    input_DBF = torch.fft.rfft(u_DBL.double() * at.damping_L, n=at.size)
+    input_DBF = 2 * half_D11 * weight_F * input_DBF
+    low_DBF = rank_D1F * sums(p_D1M.conj() * b_D1M) * input_DBF
     if state_DBM is None:
-        return (last_DBM,)
+        return (last(input_DBF, b_D1M) - last(low_DBF, p_D1M),)
 
-    low_DB1 = _pairs(p_D1M.conj() * state_DBM)
-    pushed_DBM = state_DBM + mu_D1M * state_DBM - half_D11 * p_D1M * low_DB1
-    read_DRM = torch.cat([c_D1M * p_D1M, p_D1M.conj() * pushed_DBM, c_D1M * pushed_DBM], 1)
-    batch = len(u_DBL[0])
-    cp_D1F, p_DBF, c_DBF = _cauchy_sums(read_DRM, mu_DM, resolvent_DMF, at).split(
-        [1, batch, batch], 1
-    )
-    low_DBF = rank_D1F * p_DBF
-    last_DBM = last_DBM + last_of(weight_F.expand(len(step_D), 1, -1), pushed_DBM, resolvent_DMF)
-    last_DBM = last_DBM - last_of(low_DBF * weight_F, p_D1M, resolvent_DMF)
-    return last_DBM, _in_time(at.after_F * (c_DBF - cp_D1F * low_DBF), at)
+    pushed_DBM = state_DBM + mu_D1M * state_DBM
+    pushed_DBM = pushed_DBM - half_D11 * p_D1M * _pairs(p_D1M.conj() * state_DBM)
+    low_of_state_DBF = rank_D1F * sums(p_D1M.conj() * pushed_DBM)
+    response_DBF = sums(c_D1M * pushed_DBM) - sums(c_D1M * p_D1M) * low_of_state_DBF
+    low_DBF = low_DBF + weight_F * low_of_state_DBF
+    last_DBM = last(input_DBF, b_D1M) - last(low_DBF, p_D1M)
+    last_DBM = last_DBM + last(weight_F.expand(len(step_D), 1, -1), pushed_DBM)
+    return last_DBM, _in_time(at.after_F * response_DBF, at)
 
 
 def _resolvent(mu_DM: Tensor, at: Nodes) -> Tensor:

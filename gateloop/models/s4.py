@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gateloop.baseline_config import S4Config
@@ -55,14 +57,15 @@ class S4(TimeMixer):
         self.log_step_D = nn.Parameter(
             math.log(least_step) + between * math.log(most_step / least_step)
         )
-        eigenvalues_SM, p_SM, b_SM = (
-            torch.tensor(array).expand(ssms, pairs) for array in (legs.eigenvalues, legs.p, legs.b)
-        )
-        dtype = self._real
-        self.log_decay_SM = nn.Parameter((-eigenvalues_SM.real).log().to(dtype))
-        self.frequency_SM = nn.Parameter(eigenvalues_SM.imag.to(dtype))
-        self.p_SM2 = nn.Parameter(torch.view_as_real(p_SM).to(dtype))
-        self.b_SM2 = nn.Parameter(torch.view_as_real(b_SM).to(dtype))
+
+        def copies(array: NDArray[np.float64]) -> nn.Parameter:
+            one = torch.tensor(array, dtype=self._real)
+            return nn.Parameter(one.repeat(ssms, *one.ndim * [1]))
+
+        self.log_decay_SM = copies(np.log(-legs.eigenvalues.real))
+        self.frequency_SM = copies(legs.eigenvalues.imag)
+        self.p_SM2 = copies(np.stack([legs.p.real, legs.p.imag], -1))
+        self.b_SM2 = copies(np.stack([legs.b.real, legs.b.imag], -1))
         self.c_DM2 = nn.Parameter(torch.randn(d_model, pairs, 2) * math.sqrt(0.5))
         self.output = nn.Linear(d_model, 2 * d_model)
 
