@@ -171,6 +171,8 @@ def _checked(name: str, entry: Any) -> ModelEntry:
             f"{title} has a key that cannot be set ({_first_line(error)}); give each a default "
             "and the type int, float, bool, str, an Enum, or a list or Optional of one",
         ) from error
+    if not (isinstance(entry.mixer, str) and ":" in entry.mixer):
+        raise fault(name, f'has mixer={entry.mixer!r}; write it as a text, "module:Class"')
     modes = entry.modes
     if not (isinstance(modes, tuple) and modes and set(modes) <= set(FIXED_MODES)):
         known = ", ".join(mode.name for mode in FIXED_MODES)

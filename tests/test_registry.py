@@ -235,6 +235,11 @@ FAULTS = {
         CONFIG + "        voice: int = setting('four', '')" + ENTRY,
         "a key that cannot be set (ValidationError: ",
     ),
+    "mixer that is no text": (
+        "choir = choir:ENTRY",
+        CONFIG + "\n    ENTRY = ModelEntry(Config, dict)",
+        "has mixer=<class 'dict'>; write it as a text",
+    ),
     "modes as text": (
         "choir = choir:ENTRY",
         CONFIG + "\n    ENTRY = ModelEntry(Config, 'choir_mixer:Mixer', ('scan',))",
