@@ -18,9 +18,10 @@ from gateloop.config import (
     setting,
 )
 from gateloop.identity import SCHEMA_VERSION, digest, identity, run_id
-from gateloop.keys import Key, keys, plain, values
+from gateloop.keys import Key, keys, node_keys, plain, values
 from gateloop.model_config import ModelConfig
 from gateloop.names import ModeName
+from gateloop.registry import MODELS
 
 FROZEN = Path(__file__).parent / f"defaults_{SCHEMA_VERSION}.json"
 
@@ -121,6 +122,10 @@ def defaults() -> dict[str, Any]:
             if key.identity:
                 schema = type(config.data).__name__ if key.name.startswith("data.") else "run"
                 found[f"{schema}: {key.name}"] = plain(key.default)
+    for name, entry in MODELS.items():
+        for key in node_keys(entry.config, "model").values():
+            if name != "gateloop" and key.identity:
+                found[f"{name}: {key.name}"] = plain(key.default)
     return found
 
 
