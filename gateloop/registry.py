@@ -72,8 +72,8 @@ MODELS: dict[str, ModelEntry] = {
     "gateloop": ModelEntry(GateLoopConfig, "gateloop.models.gateloop:GateLoop", RECURRENCE_MODES),
     "s4": ModelEntry(S4Config, "gateloop.models.s4:S4", _DENSE),
     "s4d": ModelEntry(S4DConfig, "gateloop.models.s4d:S4D", FIXED_MODES),
-    # In the published runs the rest learns 2 to 5 times as fast, 4 times in the middle one of the
-    # seven (lindermanlab/S5, bin/run_experiments: lr_factor).
+    # In the published runs the rest learns 2 to 5 times as fast; 4 is the median of the eight and
+    # what the one causal task has (lindermanlab/S5, bin/run_experiments: lr_factor).
     "s5": ModelEntry(S5Config, "gateloop.models.s5:S5", FIXED_MODES, transition_lr_factor=0.25),
     "lru": ModelEntry(LRUConfig, "gateloop.models.lru:LRU", FIXED_MODES, transition_lr_factor=0.5),
     "retnet": ModelEntry(RetNetConfig, "gateloop.models.retnet:Retention", RECURRENCE_MODES),
