@@ -12,10 +12,12 @@ Woodbury's identity for the rank-one part, and an inverse FFT turns nodes into t
 The paper takes the nodes on the unit circle, where Σ_n C Ā^n B̄ ω^n stands for all n, and corrects
 that to n < L by C̃ = C (1 − Ā^L): an L-th power of an N × N matrix for each channel. Here the nodes
 lie on a circle of radius r < 1, as in the numerical inversion of generating functions (Abate and
-Whitt 1992): what comes back at n is K_n + r^S K_{n+S} + …, S the number of nodes, and r^S is below
-the resolution. Since ‖Ā‖ ≤ 1 no K_{n+S} is large. There is no power, and nothing depends on L but
-the nodes. All of this is float64 whatever the model is: near z = μ, with |μ| up to 100, complex64
-loses four digits, and no batch is involved.
+Whitt 1992): what comes back at n is K_n + r^S K_{n+S} + …, S the number of nodes, with r^S below
+the resolution wanted; ‖Ā‖ ≤ 1, so no K_{n+S} is large. That takes the place of every power of Ā, in
+the kernel, the last state and what a state adds to later outputs alike.
+
+It needs float64 whatever the model is, for rounding at n grows as r^{−n}. No batch is involved but
+in the last state.
 
 Letters of shapes: D channels, M modes (N/2), F nodes, B batch, L length. What is complex128 with an
 M axis holds one half of each conjugate pair.
