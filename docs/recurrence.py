@@ -3,7 +3,7 @@
     python docs/recurrence.py
 
 CPU time of one thread in milliseconds, forward / forward and backward, the least of several runs
-(the least, because other work on the machine only ever adds). Takes some two minutes.
+(the least, because other work on the machine only ever adds). Takes some five minutes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,17 @@ OUTER = (
     (4, 1024, 2, 32, 32),
     (1, 1024, 4, 64, 64),
 )
+LENGTHS = ((32, 128), (8, 512), (4, 1024), (1, 4096))
+S4D = tuple((*size, heads, 32, 1) for heads in (64, 256) for size in LENGTHS)
+LRU = tuple((*size, heads, 1, 1) for heads in (64, 256) for size in LENGTHS)
+FEW_KEYS = tuple((4, 1024, 64, d_key, 1) for d_key in (1, 2, 4, 8))
+SHORT = tuple((4, length, 64, 32, 1) for length in (16, 32, 64))
+THREE_MODES = (
+    (4, 1024, 64, 32, 1),
+    (4, 1024, 4, 16, 16),
+    (1, 1024, 4, 64, 64),
+    (1, 128, 4, 64, 64),
+)
 
 
 def least(function: Callable[[], object], seconds: float = 1.0) -> float:
@@ -37,41 +48,59 @@ def least(function: Callable[[], object], seconds: float = 1.0) -> float:
     return 1000 * min(times)
 
 
-def measure(shape: tuple[int, ...], mode: str, by_head: bool = False) -> str:
+def measure(shape: tuple[int, ...], mode: str, kind: str = "") -> str:
+    """``kind``: amplitudes "by head", or all but v "constant", or as in the "LRU", where besides
+    v and y are complex, and q and k are one."""
     batch, length, heads, d_key, d_value = shape
     noise = torch.Generator().manual_seed(0)
+    constant, lru = kind in ("constant", "LRU"), kind == "LRU"
 
-    def normal(*size: int) -> torch.Tensor:
-        return torch.randn(size, generator=noise)
+    def normal(*size: int, is_complex: bool = False) -> torch.Tensor:
+        dtype = torch.complex64 if is_complex else torch.float32
+        return torch.randn(size, generator=noise, dtype=dtype)
 
-    q, k, phase = (normal(batch, length, heads, d_key) for _ in range(3))
-    v = normal(batch, length, heads, d_value)
-    logits = normal(batch, length, heads, 1 if by_head else d_key) + 3
+    size = (1, 1) if constant else (batch, length)
+    q, k = (normal(*size, heads, d_key, is_complex=constant) for _ in range(2))
+    if lru:
+        q = k = torch.ones(1, 1, heads, d_key)
+    phase = normal(*size, heads, d_key)
+    v = normal(batch, length, heads, d_value, is_complex=lru)
+    logits = normal(*size, heads, 1 if kind == "by head" else d_key) + 3
     log_amplitude = torch.nn.functional.logsigmoid(logits)
-    inputs = [t.requires_grad_() for t in (q, k, v, log_amplitude, phase)]
+    inputs = [t.requires_grad_() for t in (v, log_amplitude, phase)]
+    if not lru:
+        inputs += [q.requires_grad_(), k.requires_grad_()]
 
     def forward() -> torch.Tensor:
-        return gated_linear_recurrence(*inputs, mode=mode)[0]
+        return gated_linear_recurrence(
+            q, k, v, log_amplitude, phase, mode=mode, complex_output=lru
+        )[0]
 
     def both() -> object:
-        return torch.autograd.grad(forward().sum(), inputs)
+        y = forward()
+        return torch.autograd.grad(y, inputs, torch.ones_like(y))
 
     with torch.no_grad():
         alone = least(forward)
     return f"{alone:.1f} / {least(both):.1f}"
 
 
-def table(shapes: tuple[tuple[int, ...], ...], modes: tuple[str, ...], by_head: bool) -> None:
+def table(shapes: tuple[tuple[int, ...], ...], modes: tuple[str, ...], kind: str = "") -> None:
     print(f"\n| batch, length, heads, d_key, d_value | {' | '.join(modes)} |")
     print("|---" * (1 + len(modes)) + "|")
     for shape in shapes:
-        cells = [measure(shape, mode, by_head) for mode in modes]
+        cells = [measure(shape, mode, kind) for mode in modes]
         print(f"| {', '.join(map(str, shape))} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    table(MAX_HEADED, ("recurrent", "scan"), by_head=False)
-    table(SMALL, ("recurrent", "scan", "chunkwise", "attention"), by_head=False)
-    table(OUTER, ("recurrent", "scan", "chunkwise"), by_head=False)
-    table(OUTER, ("scan", "chunkwise"), by_head=True)
+    table(MAX_HEADED, ("recurrent", "scan"))
+    table(SMALL, ("recurrent", "scan", "chunkwise", "attention"))
+    table(OUTER, ("recurrent", "scan", "chunkwise"))
+    table(OUTER, ("scan", "chunkwise"), "by head")
+    table(S4D, ("scan", "convolution"), "constant")
+    table(LRU, ("scan", "convolution"), "LRU")
+    table(FEW_KEYS, ("scan", "convolution"), "constant")
+    table(SHORT, ("scan", "convolution"), "constant")
+    table(THREE_MODES, ("scan", "chunkwise", "convolution"), "constant")
