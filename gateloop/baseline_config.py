@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from gateloop.errors import InputError
-from gateloop.model_config import ModelConfig, RingConfig
+from gateloop.model_config import ModelConfig, RingConfig, check_ring, nearest_divisor
 from gateloop.names import (
     ChannelMixingName,
     Discretisation,
@@ -24,11 +24,9 @@ from gateloop.setting import setting
 def check_heads(model: ModelConfig, heads: int, width: int) -> None:
     """Raise InputError where ``heads`` does not divide ``width``."""
     if width % heads:
-        divisors = [number for number in range(1, width + 1) if width % number == 0]
-        nearest = min(divisors, key=lambda number: abs(number - heads))
         raise InputError(
             f"model.heads={heads} does not divide the {width} channels of model={model.name} "
-            f"(model.d_model={model.d_model}); nearest: {nearest}"
+            f"(model.d_model={model.d_model}); nearest: {nearest_divisor(width, heads)}"
         )
 
 
@@ -95,7 +93,8 @@ def check_even_state(d_state: int) -> None:
 def check_copies(model: ModelConfig, ssms: int) -> None:
     if model.d_model % ssms:
         raise InputError(
-            f"model.ssms={ssms} does not divide model.d_model={model.d_model}; take a divisor"
+            f"model.ssms={ssms} does not divide model.d_model={model.d_model}; nearest: "
+            f"{nearest_divisor(model.d_model, ssms)}"
         )
 
 
@@ -134,7 +133,7 @@ class LRUConfig(ModelConfig):
     ring: RingConfig = field(default_factory=RingConfig)
 
     def check(self) -> None:
-        check_ring(self.ring)
+        check_ring(self.ring.inner, self.ring.outer, "model.ring")
 
 
 @dataclass
@@ -143,14 +142,6 @@ class RadiiConfig:
 
     inner: float = setting(0.9, "smallest initial amplitude", above=0, below=1)
     outer: float = setting(0.999, "largest initial amplitude", above=0, below=1)
-
-
-def check_ring(ring: RingConfig | RadiiConfig) -> None:
-    if ring.inner >= ring.outer:
-        raise InputError(
-            f"model.ring.inner={ring.inner:g} is not below model.ring.outer={ring.outer:g}; "
-            "lower the one or raise the other"
-        )
 
 
 @dataclass
@@ -249,13 +240,12 @@ class RGLRUConfig(ModelConfig):
     def check(self) -> None:
         channels, blocks = self.d_recurrent or self.d_model, self.gate_blocks or 1
         if channels % blocks:
-            divisors = [number for number in range(1, channels + 1) if channels % number == 0]
-            nearest = min(divisors, key=lambda number: abs(number - blocks))
             raise InputError(
                 f"model.gate_blocks={blocks} does not divide the {channels} channels of the "
-                f"recurrence (model.d_recurrent, else model.d_model); nearest: {nearest}"
+                "recurrence (model.d_recurrent, else model.d_model); nearest: "
+                f"{nearest_divisor(channels, blocks)}"
             )
-        check_ring(self.ring)
+        check_ring(self.ring.inner, self.ring.outer, "model.ring")
 
 
 @dataclass

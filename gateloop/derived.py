@@ -6,8 +6,6 @@ They are never written back: a null that is filled in would change the run's id.
 from __future__ import annotations
 
 from gateloop.config import Config
-from gateloop.model_config import TransitionConfig
-from gateloop.names import Domain, PhaseControl
 from gateloop.registry import model_entry
 
 
@@ -45,18 +43,3 @@ def transition_lr_factor(config: Config) -> float:
     """Factor on the learning rate of what makes the transitions: as given, else the model's own."""
     given = config.optimizer.transition_lr_factor
     return model_entry(config.model.name).transition_lr_factor if given is None else given
-
-
-def key_value_sizes(
-    d_model: int, heads: int | None, d_key: int | None, d_value: int | None
-) -> tuple[int, int, int]:
-    """(heads, d_key, d_value): as given, else max-headed and an even share of the channels."""
-    heads = heads or d_model
-    return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)
-
-
-def phase_control(transition: TransitionConfig) -> PhaseControl:
-    """Who makes the phase: as given, else the data in the complex domain and nobody elsewhere."""
-    if transition.phase.control is not None:
-        return transition.phase.control
-    return PhaseControl.data if transition.domain is Domain.complex else PhaseControl.none

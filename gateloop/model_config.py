@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
+from gateloop.errors import InputError
 from gateloop.names import (
     AmplitudeActivation,
     AmplitudeControl,
@@ -113,3 +114,112 @@ class GateLoopConfig(ModelConfig):
         0, "width of a causal depthwise convolution on q, k and v; 0: none", least=0, most=64
     )
     transition: TransitionConfig = field(default_factory=TransitionConfig)
+
+    def check(self) -> None:
+        _check_heads(self)
+        _check_output_norm(self)
+        _check_transition(self)
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of ``number`` that is nearest to ``wanted``."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return min(divisors, key=lambda n: abs(n - wanted))
+
+
+def check_ring(inner: float, outer: float, key: str) -> None:
+    """Raise InputError where a ring's radii are not in order."""
+    if inner >= outer:
+        raise InputError(
+            f"{key}.inner={inner} is not below {key}.outer={outer}; lower the one or raise the "
+            "other"
+        )
+
+
+def key_value_sizes(
+    d_model: int, heads: int | None, d_key: int | None, d_value: int | None
+) -> tuple[int, int, int]:
+    """(heads, d_key, d_value): as given, else max-headed and an even share of the channels."""
+    heads = heads or d_model
+    return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)
+
+
+def phase_control(transition: TransitionConfig) -> PhaseControl:
+    """Who makes the phase: as given, else the data in the complex domain and nobody elsewhere."""
+    if transition.phase.control is not None:
+        return transition.phase.control
+    return PhaseControl.data if transition.domain is Domain.complex else PhaseControl.none
+
+
+def _check_heads(model: GateLoopConfig) -> None:
+    heads = model.heads
+    if heads is None or (model.d_key and model.d_value):
+        return
+    if model.d_model % heads:
+        raise InputError(
+            f"model.heads={heads} does not divide model.d_model={model.d_model}; nearest: "
+            f"{nearest_divisor(model.d_model, heads)}, or give both model.d_key and model.d_value"
+        )
+
+
+def _check_output_norm(model: GateLoopConfig) -> None:
+    norm, groups = model.output_norm, model.output_norm_groups
+    heads, _, d_value = key_value_sizes(model.d_model, model.heads, model.d_key, model.d_value)
+    channels = heads * d_value
+    if norm in (OutputNorm.group, OutputNorm.group_over_time) and channels % groups:
+        raise InputError(
+            f"model.output_norm_groups={groups} does not divide the {channels} channels that "
+            f"model.output_norm={norm.name} norms; take a divisor of {channels}"
+        )
+    alone = groups == channels if norm is OutputNorm.group else channels == 1
+    if norm in (OutputNorm.group, OutputNorm.layer) and alone:
+        raise InputError(
+            f"model.output_norm={norm.name}: one channel a group, and the norm of one channel at "
+            "one position is always zero; take fewer groups (model.output_norm_groups), or "
+            "model.output_norm=rms"
+        )
+
+
+def _check_transition(model: GateLoopConfig) -> None:
+    transition = model.transition
+    domain, amplitude = transition.domain, transition.amplitude
+    phase = phase_control(transition)
+    if domain is not Domain.complex and phase is not PhaseControl.none:
+        raise InputError(
+            f"model.transition.phase.control={phase.name}: model.transition.domain={domain.name} "
+            "has no phase; take none or null, or model.transition.domain=complex"
+        )
+    if domain is Domain.signed and amplitude.control is AmplitudeControl.one:
+        raise InputError(
+            "model.transition.amplitude.control=one: model.transition.domain=signed needs an "
+            "amplitude that can be negative; take data or fixed, or model.transition.domain=real"
+        )
+    if domain is Domain.signed and amplitude.activation is not AmplitudeActivation.sigmoid:
+        raise InputError(
+            f"model.transition.amplitude.activation={amplitude.activation.name}: "
+            "model.transition.domain=signed has tanh in its place; leave it out"
+        )
+    if transition.parametrisation is Parametrisation.cartesian:
+        _check_cartesian(model, phase)
+    check_ring(transition.ring.inner, transition.ring.outer, "model.transition.ring")
+
+
+def _check_cartesian(model: GateLoopConfig, phase: PhaseControl) -> None:
+    transition = model.transition
+    cartesian = "model.transition.parametrisation=cartesian"
+    if transition.domain is not Domain.complex:
+        raise InputError(
+            f"{cartesian}: needs model.transition.domain=complex, not {transition.domain.name}; "
+            "take polar"
+        )
+    if transition.amplitude.control is not AmplitudeControl.data or phase is not PhaseControl.data:
+        raise InputError(
+            f"{cartesian}: reads amplitude and phase off one projection of the input, so "
+            "model.transition.amplitude.control and model.transition.phase.control are both data; "
+            "take polar"
+        )
+    if transition.phase.activation is not PhaseActivation.identity:
+        raise InputError(
+            f"{cartesian}: the phase is the angle itself, model.transition.phase.activation="
+            f"{transition.phase.activation.name} has no place; leave it out"
+        )

@@ -7,18 +7,10 @@ from importlib.util import find_spec
 from gateloop import derived
 from gateloop.baseline_config import TransformerConfig
 from gateloop.config import Config, MemoryHorizonConfig, TextConfig
-from gateloop.derived import key_value_sizes, phase_control
 from gateloop.errors import InputError
-from gateloop.model_config import GateLoopConfig, ModelConfig
+from gateloop.model_config import ModelConfig
 from gateloop.names import (
-    AmplitudeActivation,
-    AmplitudeControl,
-    Domain,
     ModeName,
-    OutputNorm,
-    Parametrisation,
-    PhaseActivation,
-    PhaseControl,
     Protocol,
     TokenizerName,
     TrackerName,
@@ -31,10 +23,6 @@ def check(config: Config) -> None:
     _check_mode(config)
     _check_batch(config)
     config.model.check()
-    if isinstance(config.model, GateLoopConfig):
-        _check_heads(config.model)
-        _check_output_norm(config.model)
-        _check_transition(config.model)
     if isinstance(config.data, MemoryHorizonConfig):
         _check_memory_horizon(config.data, config.model)
     if isinstance(config.data, TextConfig):
@@ -123,86 +111,6 @@ def _check_batch(config: Config) -> None:
 
 def _multiple(number: int, step: int) -> int:
     return max(1, round(number / step)) * step
-
-
-def _check_heads(model: GateLoopConfig) -> None:
-    heads = model.heads
-    if heads is None or (model.d_key and model.d_value):
-        return
-    if model.d_model % heads:
-        divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - heads))
-        raise InputError(
-            f"model.heads={heads} does not divide model.d_model={model.d_model}; "
-            f"nearest: {nearest}, or give both model.d_key and model.d_value"
-        )
-
-
-def _check_output_norm(model: GateLoopConfig) -> None:
-    norm, groups = model.output_norm, model.output_norm_groups
-    heads, _, d_value = key_value_sizes(model.d_model, model.heads, model.d_key, model.d_value)
-    channels = heads * d_value
-    if norm in (OutputNorm.group, OutputNorm.group_over_time) and channels % groups:
-        raise InputError(
-            f"model.output_norm_groups={groups} does not divide the {channels} channels that "
-            f"model.output_norm={norm.name} norms; take a divisor of {channels}"
-        )
-    alone = groups == channels if norm is OutputNorm.group else channels == 1
-    if norm in (OutputNorm.group, OutputNorm.layer) and alone:
-        raise InputError(
-            f"model.output_norm={norm.name}: one channel a group, and the norm of one channel at "
-            "one position is always zero; take fewer groups (model.output_norm_groups), or "
-            "model.output_norm=rms"
-        )
-
-
-def _check_transition(model: GateLoopConfig) -> None:
-    transition = model.transition
-    domain, amplitude = transition.domain, transition.amplitude
-    phase = phase_control(transition)
-    if domain is not Domain.complex and phase is not PhaseControl.none:
-        raise InputError(
-            f"model.transition.phase.control={phase.name}: model.transition.domain={domain.name} "
-            "has no phase; take none or null, or model.transition.domain=complex"
-        )
-    if domain is Domain.signed and amplitude.control is AmplitudeControl.one:
-        raise InputError(
-            "model.transition.amplitude.control=one: model.transition.domain=signed needs an "
-            "amplitude that can be negative; take data or fixed, or model.transition.domain=real"
-        )
-    if domain is Domain.signed and amplitude.activation is not AmplitudeActivation.sigmoid:
-        raise InputError(
-            f"model.transition.amplitude.activation={amplitude.activation.name}: "
-            "model.transition.domain=signed has tanh in its place; leave it out"
-        )
-    if transition.parametrisation is Parametrisation.cartesian:
-        _check_cartesian(model, phase)
-    if transition.ring.inner >= transition.ring.outer:
-        raise InputError(
-            f"model.transition.ring.inner={transition.ring.inner} is not below "
-            f"model.transition.ring.outer={transition.ring.outer}; lower the one or raise the other"
-        )
-
-
-def _check_cartesian(model: GateLoopConfig, phase: PhaseControl) -> None:
-    transition = model.transition
-    cartesian = "model.transition.parametrisation=cartesian"
-    if transition.domain is not Domain.complex:
-        raise InputError(
-            f"{cartesian}: needs model.transition.domain=complex, not {transition.domain.name}; "
-            "take polar"
-        )
-    if transition.amplitude.control is not AmplitudeControl.data or phase is not PhaseControl.data:
-        raise InputError(
-            f"{cartesian}: reads amplitude and phase off one projection of the input, so "
-            "model.transition.amplitude.control and model.transition.phase.control are both data; "
-            "take polar"
-        )
-    if transition.phase.activation is not PhaseActivation.identity:
-        raise InputError(
-            f"{cartesian}: the phase is the angle itself, model.transition.phase.activation="
-            f"{transition.phase.activation.name} has no place; leave it out"
-        )
 
 
 def _check_memory_horizon(data: MemoryHorizonConfig, model: ModelConfig) -> None:

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.derived import key_value_sizes, phase_control
-from gateloop.model_config import GateLoopConfig, TransitionConfig
+from gateloop.model_config import GateLoopConfig, TransitionConfig, key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.time_mixer import State, TimeMixer

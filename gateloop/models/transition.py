@@ -8,8 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.derived import phase_control
-from gateloop.model_config import AmplitudeConfig, PhaseConfig, RingConfig, TransitionConfig
+from gateloop.model_config import (
+    AmplitudeConfig,
+    PhaseConfig,
+    RingConfig,
+    TransitionConfig,
+    phase_control,
+)
+from gateloop.models.ring import ring_radii
 from gateloop.names import (
     AmplitudeActivation,
     AmplitudeControl,
@@ -98,9 +104,7 @@ class Amplitude(nn.Module):
             )
             nn.init.constant_(self.projection.bias, initial)
         elif config.control is AmplitudeControl.fixed:
-            # Uniform over the ring's area, as the LRU starts.
-            area_HK = torch.rand(heads, d_key) * (ring.outer**2 - ring.inner**2) + ring.inner**2
-            amplitude_HK = area_HK.sqrt()
+            amplitude_HK = ring_radii(heads * d_key, ring.inner, ring.outer).view(heads, d_key)
             if signed:
                 sign_HK = torch.where(torch.rand(heads, d_key) < 0.5, -1.0, 1.0)
                 self.logit_HK = nn.Parameter(sign_HK * torch.atanh(amplitude_HK))

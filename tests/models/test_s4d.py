@@ -274,7 +274,7 @@ def test_from_its_config() -> None:
     ("keys", "message"),
     [
         ({"d_state": 5}, "model.d_state=5: the state holds conjugate pairs.*take 6"),
-        ({"ssms": 3}, "model.ssms=3 does not divide model.d_model=8; take a divisor"),
+        ({"ssms": 3}, "model.ssms=3 does not divide model.d_model=8; nearest: 2"),
         ({"step": StepConfig(0.1, 0.01)}, "model.step.least=0.1 is above model.step.most=0.01"),
     ],
 )
