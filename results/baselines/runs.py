@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ SEEDS = (0, 1, 2)
 STEPS = 1500
 LEARNING_RATES = [1e-3, 2.5e-3, 6.25e-3]
 FACTOR = 2.5  # between neighbouring learning rates, and to what an edge is extended by
+COMPOSING = threading.Lock()  # Hydra's compose is not for several threads
 EXTENSIONS = 3  # at most so many learning rates are added to the three
 # What every run has: the default scale, the channel mixing solved to GateLoop's parameters.
 COMMON = ("data=memory_horizon", "model.parameters=91520", "tracker=none", "trainer.threads=1")
@@ -81,7 +83,8 @@ def arguments(arm: str, task: str, initial: str, lr: float, steps: int, seed: in
 
 def train(runs: Path, given: list[str]) -> dict[str, Any]:
     """The record of a run, trained now unless it is finished. Diverged ones have a record too."""
-    folder = runs / run_id(compose(given))
+    with COMPOSING:
+        folder = runs / run_id(compose(given))
     summary = folder / "summary.json"
     status = json.loads(summary.read_text())["status"] if summary.exists() else "new"
     if status not in ("finished", "diverged"):
