@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gateloop.baseline_config import StepConfig
+from gateloop.models.discretisation import discretise
 from gateloop.models.hippo import nplr
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import Discretisation, ModeName, Spectrum
@@ -81,14 +82,17 @@ class S4D(TimeMixer):
             step_D1 = self.log_step_D.double().exp()[:, None]
             real_DN = -self.log_decay_SN.double().exp().repeat(self.repeats, 1)
             b_DN = _joined(self.b_SNP).repeat(self.repeats, 1)
-            discretise = zoh if self.discretisation is Discretisation.zoh else bilinear
             if self.is_complex:
                 imaginary_DN = self.frequency_SN.double().repeat(self.repeats, 1)
-                log_amplitude, phase, factor = discretise(step_D1, real_DN, imaginary_DN)
+                log_amplitude, phase, factor = discretise(
+                    self.discretisation, step_D1, real_DN, imaginary_DN
+                )
                 phase = phase - 2 * math.pi * (phase / (2 * math.pi)).round()
                 k_DN = (factor * b_DN).to(dtype.to_complex())
                 return log_amplitude.to(dtype), phase.to(dtype), k_DN
-            log_amplitude, phase, factor = discretise(step_D1, real_DN, torch.zeros_like(real_DN))
+            log_amplitude, phase, factor = discretise(
+                self.discretisation, step_D1, real_DN, torch.zeros_like(real_DN)
+            )
             # The trapezoidal rule turns what decays within half a step into alternating signs.
             half_turns = None if self.discretisation is Discretisation.zoh else phase > 1
             return log_amplitude.to(dtype), half_turns, (factor.real * b_DN).to(dtype)
@@ -131,32 +135,6 @@ def initial_eigenvalues(spectrum: Spectrum, d_state: int) -> np.ndarray:
     if spectrum is Spectrum.lin:
         return -0.5 - 1j * math.pi * n
     return -0.5 - 1j * d_state / math.pi * (d_state / (2 * n + 1) - 1)
-
-
-def zoh(step: Tensor, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Zero-order hold: log|Ā| and phase of Ā = e^{ΔA}, and (e^{ΔA} − 1) / A.
-
-    e^{x+iy} − 1 is taken in parts, so that small steps do not cancel it.
-    """
-    x, y = step * real, step * imaginary
-    less_one = torch.complex(
-        torch.expm1(x) * torch.cos(y) - 2 * torch.sin(y / 2).square(), torch.exp(x) * torch.sin(y)
-    )
-    return x, y, less_one / torch.complex(real, imaginary)
-
-
-def bilinear(step: Tensor, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The trapezoidal rule: Ā = (1 + ΔA/2) / (1 − ΔA/2), and Δ / (1 − ΔA/2).
-
-    |Ā|² = 1 + 2 Re(ΔA) / |1 − ΔA/2|², whose logarithm stays exact for small steps.
-    """
-    x, y = step * real, step * imaginary
-    below = torch.complex(1 - x / 2, -y / 2)
-    less_one = 2 * x / (below.real.square() + below.imag.square())
-    least = torch.finfo(less_one.dtype).eps - 1  # no logarithm of zero at ΔA = −2
-    log_amplitude = 0.5 * torch.log1p(less_one.clamp_min(least))
-    phase = torch.atan2(y, 1 - (x.square() + y.square()) / 4)
-    return log_amplitude, phase, step / below
 
 
 def _copies(values: np.ndarray, number: int) -> Tensor:

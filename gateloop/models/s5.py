@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gateloop.baseline_config import StepConfig
 from gateloop.models.complex_product import complex_product, real_of_product
+from gateloop.models.discretisation import discretise
 from gateloop.models.hippo import nplr
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import Discretisation, ModeName, S5Output
@@ -75,24 +76,12 @@ class S5(TimeMixer):
     def discretised(self) -> tuple[Tensor, Tensor, Tensor]:
         """log|Λ̄| and arg Λ̄, real (states,), and B̄, complex (states, d_model)."""
         with torch.autocast(self.b_SD2.device.type, enabled=False):
-            step = self.log_step_S.exp()
-            real = self.eigenvalue_real_S.clamp_max(-LEAST_DECAY)
-            imaginary = self.eigenvalue_imaginary_S
-            x, y = step * real, step * imaginary
-            if self.discretisation is Discretisation.zoh:
-                log_amplitude, phase = x, y
-                # e^{x+iy} − 1, without the cancellation that small steps would bring.
-                less_one = torch.complex(
-                    torch.expm1(x) * torch.cos(y) - 2 * torch.sin(y / 2).square(),
-                    torch.exp(x) * torch.sin(y),
-                )
-                factor = less_one / torch.complex(real, imaginary)
-            else:
-                # (1 + z) / (1 − z) and Δ / (1 − z) with z = (x + iy) / 2
-                apart = (1 - x / 2).square() + (y / 2).square()
-                log_amplitude = 0.5 * torch.log1p(2 * x / apart)
-                phase = torch.atan2(y, 1 - (x / 2).square() - (y / 2).square())
-                factor = step / torch.complex(1 - x / 2, -y / 2)
+            log_amplitude, phase, factor = discretise(
+                self.discretisation,
+                self.log_step_S.exp(),
+                self.eigenvalue_real_S.clamp_max(-LEAST_DECAY),
+                self.eigenvalue_imaginary_S,
+            )
             return log_amplitude, phase, factor[:, None] * torch.view_as_complex(self.b_SD2)
 
     def forward(
