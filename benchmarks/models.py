@@ -43,7 +43,6 @@ WARM_UP = 2
 VARIANTS = {
     **{name: [f"model={name}"] for name in MODELS},
     "transformer, data-controlled": ["model=transformer", "model.position=data_controlled"],
-    "gpt2": ["model=gpt2", "model.max_length=4096"],
 }
 
 
@@ -123,6 +122,8 @@ def main() -> None:
     if options.cell:
         (length,) = options.lengths
         given = [*VARIANTS[options.cell], f"size={options.size}"]
+        if options.cell == "gpt2":
+            given.append(f"model.max_length={max(1024, length)}")
         sequences = max(1, options.tokens // length)
         print(json.dumps(measure(given, length, sequences, options.steps)))
         return
