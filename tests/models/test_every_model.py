@@ -249,6 +249,21 @@ def test_the_whole_model_steps_as_it_reads(label: str) -> None:
     assert far(torch.cat([first, second], dim=1), whole) <= 1e-10
 
 
+@pytest.mark.cuda
+@every_mode
+def test_a_gpu_gives_what_the_cpu_gives(label: str, mode: ModeName) -> None:
+    layer, x_BLD = mixer(label), noise(BATCH, LENGTH, WIDTH)
+    state = before(label, torch.float64)
+    with torch.no_grad():
+        right, right_state = layer(x_BLD, state, mode=mode)
+        found, found_state = layer.cuda()(
+            x_BLD.cuda(), tuple(part.cuda() for part in state), mode=mode
+        )
+    assert far(found.cpu(), right) <= 1e-10
+    for one, two in zip(found_state, right_state, strict=True):
+        assert far(one.cpu(), two) <= 1e-10
+
+
 CONSTANT = [label for label, (name, _) in VARIANTS.items() if name not in ("transformer", "gpt2")]
 
 
