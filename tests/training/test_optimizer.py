@@ -13,6 +13,7 @@ from gateloop.config import Config
 from gateloop.model_config import GateLoopConfig
 from gateloop.models import build
 from gateloop.models.gateloop import GateLoop
+from gateloop.registry import MODELS
 from gateloop.training.optimizer import learning_rate_factor, make_optimizer, parameter_groups
 from tests.training.small import config, model_of
 
@@ -47,6 +48,42 @@ def test_every_parameter_once_and_where_it_belongs() -> None:
         assert name in found[expected], name
     assert "blocks.1.time_mixing.query_key_value.weight" in found["decayed"]
     assert "head.weight" in found["decayed"]
+
+
+APART = {
+    "gateloop": (1.0, None),
+    "s4": (1.0, {"log_step_D", "log_decay_SM", "frequency_SM", "p_SM2", "b_SM2"}),
+    "s4d": (1.0, {"log_step_D", "log_decay_SN", "frequency_SN", "b_SNP"}),
+    "s5": (0.25, {"eigenvalue_real_S", "eigenvalue_imaginary_S", "log_step_S", "b_SD2"}),
+    "lru": (0.5, {"nu_S", "theta_S", "log_gamma_S", "b_SD2"}),
+    "rglru": (1.0, {"lambda_C"}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_paper_trains_apart_has_its_factor_and_no_decay(name: str) -> None:
+    settings = config(f"model={name}", "optimizer.lr=0.01", "optimizer.weight_decay=0.3")
+    model = model_of(settings)
+    groups = {group["name"]: group for group in parameter_groups(model, settings)}
+    if name not in APART:
+        assert "transition" not in groups
+        return
+    factor, names = APART[name]
+    assert groups["transition"]["lr"] == pytest.approx(0.01 * factor)
+    assert groups["transition"]["weight_decay"] == 0
+    found = {full.rpartition(".")[2] for full in by_name(model, settings)["transition"]}
+    if names is not None:
+        assert found == names
+    given = config(f"model={name}", "optimizer.lr=0.01", "optimizer.transition_lr_factor=0.7")
+    rate = next(g["lr"] for g in parameter_groups(model, given) if g["name"] == "transition")
+    assert rate == pytest.approx(0.007)
+
+
+def test_the_read_out_of_state_spaces_decays_as_any_weight() -> None:
+    for name, read_out in (("s4", "c_DM2"), ("s4d", "c_DNP"), ("s5", "c_DS2"), ("lru", "c_DS2")):
+        settings = config(f"model={name}")
+        decayed = by_name(model_of(settings), settings)["decayed"]
+        assert f"blocks.0.time_mixing.{read_out}" in decayed
 
 
 def test_a_tied_head_is_an_embedding() -> None:
