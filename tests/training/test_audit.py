@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gateloop.config import ModeName, OutputNorm
 from gateloop.data import IGNORE, Batch, Evaluation, open_source
+from gateloop.names import ModeName, OutputNorm
 from gateloop.training.audit import audited_positions, causality_gap
 from gateloop.training.test import NOT_CAUSAL
 from tests.training.small import config, model_of
