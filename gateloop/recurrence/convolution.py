@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from gateloop.recurrence.transition import transition
 
@@ -80,7 +81,7 @@ def _powers(
 def _weighed_sum(v_HBVL: Tensor, within_HKR: Tensor, whole_HKJ: Tensor) -> Tensor:
     """Σ_l a^{length−1−l} v_l, (heads, batch, values, keys)."""
     rows, blocks = within_HKR.shape[2], whole_HKJ.shape[2]
-    v_HBVL = torch.nn.functional.pad(v_HBVL, (rows * blocks - v_HBVL.shape[3], 0))
+    v_HBVL = pad(v_HBVL, (rows * blocks - v_HBVL.shape[3], 0))
     v_HNR = v_HBVL.reshape(v_HBVL.shape[0], -1, rows)
     by_block_HNK = _product(v_HNR, within_HKR.flip(2).mT)
     by_block_HBVJK = by_block_HNK.reshape(*v_HBVL.shape[:3], blocks, -1)
