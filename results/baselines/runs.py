@@ -55,7 +55,6 @@ ARMS: dict[str, tuple[str, dict[str, str]]] = {
     "rglru": ("model=rglru", ONE),
     "mingru": ("model=mingru", ONE),
     "transformer": ("model=transformer", ONE),
-    "transformer, none": ("model=transformer model.position=none", ONE),
     "transformer, data-controlled": ("model=transformer model.position=data_controlled", ONE),
     "gpt2": ("model=gpt2", ONE),
     "lstm": ("model=lstm", ONE),
