@@ -19,7 +19,8 @@ def forecast(config: Config) -> str:
     """Config, id, parameters, tokens and FLOPs per step, memory, and whether the data are there.
 
     FLOPs count two for each multiplication of a weight, three times over for the gradients; the
-    recurrence and the embedding's look-up are left out. The memory is an estimate.
+    recurrence, attention's weights and the embedding's look-up are left out. The memory is an
+    estimate made on GateLoop: models with a matrix for a state keep up to three times as much.
     """
     inputs, classes = vocabulary(config)
     with torch.device("meta"):
