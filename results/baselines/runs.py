@@ -82,9 +82,12 @@ def arguments(arm: str, task: str, initial: str, lr: float, steps: int, seed: in
 
 
 def train(runs: Path, given: list[str]) -> dict[str, Any]:
-    """The record of a run, trained now unless it is finished. Diverged ones have a record too."""
+    """The record of a run: kept already, or trained now. Diverged ones have a record too."""
     with COMPOSING:
         folder = runs / run_id(compose(given))
+    kept = FOLDER / "records" / f"{folder.name}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
     summary = folder / "summary.json"
     status = json.loads(summary.read_text())["status"] if summary.exists() else "new"
     if status not in ("finished", "diverged"):
@@ -94,7 +97,8 @@ def train(runs: Path, given: list[str]) -> dict[str, Any]:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr[-500:]}")
     record = json.loads(summary.read_text())
     session = json.loads((folder / "manifest.json").read_text())["sessions"][-1]
-    facts = ("commit", "dirty", "processor", "cores", "packages", "python")
+    # "changed": records of earlier runs are new files to git, and so make the checkout "dirty"
+    facts = ("commit", "dirty", "changed", "processor", "cores", "packages", "python")
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     losses = [row["val/loss"] for row in rows if row.get("val/loss") is not None]
     return {
