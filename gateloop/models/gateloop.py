@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.model_config import GateLoopConfig, TransitionConfig, key_value_sizes, phase_control
+from gateloop.model_config import TransitionConfig, key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.time_mixer import State, TimeMixer
@@ -60,20 +60,6 @@ class GateLoop(TimeMixer):
         self.norm = make_output_norm(OutputNorm(output_norm), heads * d_value, output_norm_groups)
         self.gate = nn.Linear(d_model, heads * d_value, bias=False) if gate else None
         self.output = nn.Linear(heads * d_value, d_model, bias=False)
-
-    @classmethod
-    def from_config(cls, config: GateLoopConfig) -> GateLoop:
-        return cls(
-            config.d_model,
-            heads=config.heads,
-            d_key=config.d_key,
-            d_value=config.d_value,
-            output_norm=config.output_norm,
-            output_norm_groups=config.output_norm_groups,
-            gate=config.gate,
-            short_convolution=config.short_convolution,
-            transition=config.transition,
-        )
 
     def init_state(self, batch: int) -> State:
         """Zeros: what stands before the first step."""

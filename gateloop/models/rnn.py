@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gateloop.baseline_config import GRUConfig, LSTMConfig
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import ModeName
 
@@ -33,10 +32,6 @@ class TorchRNN(TimeMixer):
         self.output = (
             nn.Identity() if self.d_hidden == d_model else nn.Linear(self.d_hidden, d_model)
         )
-
-    @classmethod
-    def from_config(cls, config: LSTMConfig | GRUConfig) -> TorchRNN:
-        return cls(config.d_model, d_hidden=config.d_hidden)
 
     def init_state(self, batch: int) -> State:
         """Zeros."""
