@@ -23,7 +23,7 @@ FIXED_MODES = (*MODES, "convolution")  # where the transitions are fixed, and q 
 
 # Measured in docs/recurrence.md: the numbers in a head's state from which chunkwise is as fast as
 # scan, and the length and keys from which convolution is, where it is admitted.
-CHUNKWISE_FROM = 256
+CHUNKWISE_FROM = 192
 CONVOLUTION_FROM_LENGTH = 64
 CONVOLUTION_FROM_KEYS = 2
 
