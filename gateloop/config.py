@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
+from gateloop.errors import InputError
 from gateloop.model_config import GateLoopConfig, ModelConfig
 from gateloop.names import (
     Device,
@@ -41,6 +42,9 @@ class DataConfig:
     )
     test_batch_size: int = setting(32, "sequences at once in evaluation", least=1, identity=False)
 
+    def check(self) -> None:
+        """Raise InputError for a contradiction between this source's own keys."""
+
 
 @dataclass
 class MemoryHorizonConfig(DataConfig):
@@ -65,6 +69,22 @@ class MemoryHorizonConfig(DataConfig):
     test_resets: list[int] = setting(
         [12, 12], "resets of the extrapolation tests, one for each length", least=0
     )
+
+    def check(self) -> None:
+        lengths, resets = self.test_lengths, self.test_resets
+        if len(lengths) != len(resets):
+            raise InputError(
+                f"data.test_lengths has {len(lengths)} elements and data.test_resets has "
+                f"{len(resets)}; give one number of resets for each length"
+            )
+        pairs = [("data.resets", self.length, self.resets)]
+        pairs += [("data.test_resets", n, r) for n, r in zip(lengths, resets, strict=True)]
+        for key, length, number in pairs:
+            if number > length:
+                raise InputError(
+                    f"{key}={number}: more than the {length} positions of the sample; "
+                    f"take at most {length}"
+                )
 
 
 @dataclass
@@ -94,6 +114,24 @@ class TextConfig(DataConfig):
         "where tokenised text is kept; null: $GATELOOP_CACHE_DIR, else ~/.cache/gateloop",
         identity=False,
     )
+
+    def check(self) -> None:
+        if self.name == "text" and self.path is None:
+            raise InputError(
+                "data.path=null: data=text needs a text file or folder; set data.path=…"
+            )
+        if self.stride is None:
+            return
+        if self.protocol is not Protocol.sliding:
+            raise InputError(
+                f"data.stride={self.stride}: has no meaning under "
+                f"data.protocol={self.protocol.name}; take data.protocol=sliding, or leave it out"
+            )
+        if self.stride > self.length:
+            raise InputError(
+                f"data.stride={self.stride} is greater than data.length={self.length}: tokens "
+                f"between windows would not be scored; take at most {self.length}"
+            )
 
 
 # -- the rest of a run -------------------------------------------------------------------

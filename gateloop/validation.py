@@ -8,13 +8,7 @@ from gateloop import derived
 from gateloop.baseline_config import TransformerConfig
 from gateloop.config import Config, MemoryHorizonConfig, TextConfig
 from gateloop.errors import InputError
-from gateloop.model_config import ModelConfig
-from gateloop.names import (
-    ModeName,
-    Protocol,
-    TokenizerName,
-    TrackerName,
-)
+from gateloop.names import ModeName, Protocol, TokenizerName, TrackerName
 from gateloop.registry import MODELS, model_entry
 
 
@@ -23,10 +17,8 @@ def check(config: Config) -> None:
     _check_mode(config)
     _check_batch(config)
     config.model.check()
-    if isinstance(config.data, MemoryHorizonConfig):
-        _check_memory_horizon(config.data, config.model)
-    if isinstance(config.data, TextConfig):
-        _check_text(config.data)
+    config.data.check()
+    _check_head(config)
     _check_positions(config)
     _check_cache(config)
     _check_resets(config)
@@ -113,43 +105,11 @@ def _multiple(number: int, step: int) -> int:
     return max(1, round(number / step)) * step
 
 
-def _check_memory_horizon(data: MemoryHorizonConfig, model: ModelConfig) -> None:
-    if len(data.test_lengths) != len(data.test_resets):
+def _check_head(config: Config) -> None:
+    if config.model.tied and isinstance(config.data, MemoryHorizonConfig):
         raise InputError(
-            f"data.test_lengths has {len(data.test_lengths)} elements and data.test_resets has "
-            f"{len(data.test_resets)}; give one number of resets for each length"
-        )
-    pairs = [("data.resets", data.length, data.resets)]
-    pairs += [
-        ("data.test_resets", n, r) for n, r in zip(data.test_lengths, data.test_resets, strict=True)
-    ]
-    for key, length, resets in pairs:
-        if resets > length:
-            raise InputError(
-                f"{key}={resets}: more than the {length} positions of the sample; "
-                f"take at most {length}"
-            )
-    if model.tied:
-        raise InputError(
-            f"model.tied=true: data={data.name} has other classes at its output than at its "
+            f"model.tied=true: data={config.data.name} has other classes at its output than at its "
             "input, so head and embedding cannot share weights; take false"
-        )
-
-
-def _check_text(data: TextConfig) -> None:
-    if data.name == "text" and data.path is None:
-        raise InputError("data.path=null: data=text needs a text file or folder; set data.path=…")
-    if data.stride is None:
-        return
-    if data.protocol is not Protocol.sliding:
-        raise InputError(
-            f"data.stride={data.stride}: has no meaning under data.protocol={data.protocol.name}; "
-            "take data.protocol=sliding, or leave it out"
-        )
-    if data.stride > data.length:
-        raise InputError(
-            f"data.stride={data.stride} is greater than data.length={data.length}: tokens between "
-            f"windows would not be scored; take at most {data.length}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from gateloop.config import DataConfig, MemoryHorizonConfig, TextConfig
 from gateloop.data.batching import IGNORE, Batch, Evaluation
-from gateloop.data.memory_horizon import MemoryHorizon, check, horizon
+from gateloop.data.memory_horizon import MemoryHorizon, horizon
 from gateloop.data.text_source import TextSource, find_corpus, text_fingerprint
 from gateloop.data.tokenizers import Tokenizer, load_tokenizer
 from gateloop.errors import InputError
@@ -84,7 +84,7 @@ def locate(config: DataConfig, *, fetch: bool = True) -> str:
     also where they would have to be fetched first.
     """
     if isinstance(config, MemoryHorizonConfig):
-        check(config)
+        config.check()
         return config.name
     return find_corpus(_text(config), fetch=fetch).name
 

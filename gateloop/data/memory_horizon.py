@@ -14,7 +14,6 @@ import numpy as np
 
 from gateloop.config import MemoryHorizonConfig
 from gateloop.data.batching import TEST, TRAIN, VALIDATION, Batch, Evaluation, reused
-from gateloop.errors import InputError
 from gateloop.names import Task
 
 VALUES = 5
@@ -150,7 +149,7 @@ class MemoryHorizon:
     tokenizer = None
 
     def __init__(self, config: MemoryHorizonConfig):
-        check(config)
+        config.check()
         self.config = config
         self.inputs = VALUES + 1
         self.classes = VALUES + 1 if config.task is Task.hold else MODULUS
@@ -202,22 +201,3 @@ class MemoryHorizon:
     def _batch(self, tokens_BL: np.ndarray) -> Batch:
         targets_BL, distance_BL = solve(tokens_BL, self.config.task)
         return Batch(tokens_BL, targets_BL, distance_BL=distance_BL)
-
-
-def check(config: MemoryHorizonConfig) -> None:
-    """InputError where the configuration contradicts itself."""
-    lengths, resets = config.test_lengths, config.test_resets
-    if len(lengths) != len(resets):
-        raise InputError(
-            f"data.test_lengths={list(lengths)} and data.test_resets={list(resets)} pair up one by "
-            f"one, but have {len(lengths)} and {len(resets)} entries; give both the same number"
-        )
-    pairs = [("data.resets", config.resets, "data.length", config.length)]
-    for i, (length, reset) in enumerate(zip(lengths, resets, strict=True)):
-        pairs.append((f"data.test_resets[{i}]", reset, f"data.test_lengths[{i}]", length))
-    for resets_key, reset, length_key, length in pairs:
-        if reset > length:
-            raise InputError(
-                f"{resets_key}={reset} resets do not fit at distinct positions in "
-                f"{length_key}={length} steps; at most {length}"
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import time
 from collections import Counter
 from math import comb
@@ -233,10 +232,10 @@ def test_horizon():
     [
         (
             {"resets": 129},
-            "data.resets=129 resets do not fit at distinct positions in data.length=128",
+            "data.resets=129: more than the 128 positions",
         ),
-        ({"test_resets": [12]}, "have 2 and 1 entries"),
-        ({"test_resets": [12, 513]}, r"data.test_resets\[1\]=513 .* data.test_lengths\[1\]=512"),
+        ({"test_resets": [12]}, "has 2 elements and data.test_resets has 1;"),
+        ({"test_resets": [12, 513]}, "data.test_resets=513: more than the 512 positions"),
     ],
 )
 def test_contradictions(settings_, message):
@@ -250,17 +249,3 @@ def test_every_step_a_reset():
     batch = source.samples(0, 0, 2)
     assert (batch.inputs_BL == RESET).all()
     assert source.info["chance"] == source.info["distance_oracle"] == 1.0
-
-
-def test_a_batch_takes_under_two_milliseconds():
-    source = open_source(MemoryHorizonConfig())
-    best = min(
-        _seconds(lambda i=i: source.samples(random.randrange(9), 32 * i, 32)) for i in range(30)
-    )
-    assert best < 2e-3
-
-
-def _seconds(call) -> float:
-    begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
