@@ -1,4 +1,7 @@
-"""The tables and the picture of this folder, from its records: python results/baselines/table.py"""
+"""From the records: the tables and the picture of this folder, and the README's table.
+
+python results/baselines/table.py
+"""
 
 from __future__ import annotations
 
@@ -78,9 +81,20 @@ def grid(task: str) -> str:
             for rate in rates:
                 loss = losses.get((initial, rate))
                 best = loss is not None and loss == min(losses.values())
-                shown = "" if loss is None else f"{loss:.4f}"
+                shown = "" if loss is None else f"{loss:.3g}"
                 cells.append(f"**{shown}**" if best else shown)
             lines.append(f"| {arm} | {initial} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def together() -> str:
+    """Both targets side by side, for the README at the root."""
+    final = load("final")
+    heads = ["", *(f"{task}: {test}" for task in TASKS for test in TESTS)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for arm in ARMS:
+        cells = [spread(accuracies(of(final, task, arm), t)) for task in TASKS for t in TESTS]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -113,6 +127,10 @@ def main() -> None:
         parts += [f"## {task}: test accuracy, mean ± std over seeds", outcome(task)]
         parts += [f"## {task}: validation loss in the grid", grid(task)]
     (FOLDER / "table.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    readme = FOLDER.parents[1] / "README.md"
+    before, mark, rest = readme.read_text(encoding="utf-8").partition("<!-- baselines -->\n")
+    _, end, after = rest.partition("<!-- end of baselines -->")
+    readme.write_text(before + mark + together() + "\n" + end + after, encoding="utf-8")
     picture()
     print("\n\n".join(parts))
 
