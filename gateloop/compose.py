@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import yaml
@@ -89,7 +90,7 @@ def default_choices() -> dict[str, str]:
 
 def _chosen(groups: dict[str, str]) -> Draft:
     """The draft that the groups make: their files go through the schemas as arguments do."""
-    found = group_values(groups)
+    found = dict(_cached_group_values(tuple(groups.items())))
     choice = {**default_choices(), **groups}
     model = found.pop("model.name", choice["model"])
     data = found.pop("data.name", choice["data"])
@@ -102,6 +103,12 @@ def _chosen(groups: dict[str, str]) -> Draft:
     except InputError as error:
         raise InputError(f"{packed('conf')}: {error}") from error
     return draft
+
+
+@cache
+def _cached_group_values(groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """An experiment composes hundreds of runs of a few choices."""
+    return group_values(dict(groups))
 
 
 def group_values(groups: dict[str, str]) -> dict[str, Any]:

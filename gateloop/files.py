@@ -60,12 +60,17 @@ def _short_write(error: Exception) -> bool:
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text to ``path``: afterwards the file is the old one or the new one, whole."""
+    """Write UTF-8 text, as write_bytes_atomic does."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write to ``path``: afterwards the file is the old one or the new one, whole."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a full disk may only say so here
         os.replace(temporary, path)

@@ -1,0 +1,171 @@
+"""An experiment file: what is compared with what, on what, and what was predicted.
+
+    title: …
+    prediction: |            # committed before the first run
+      …
+    overrides: [data=memory_horizon]
+    seeds: [0, 1, 2]
+    columns: [{metric: test/accuracy, title: in distribution, best: highest}]
+    panels:                  # optional: the whole table once for each
+      - {label: modsum, overrides: [data.task=modsum]}
+    rows:
+      - {label: GateLoop, overrides: [model=gateloop]}
+
+Every run is what ``python -m gateloop.run`` makes of the file's overrides, then the panel's, the
+row's, and the seed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from gateloop.document import load
+from gateloop.errors import InputError
+from gateloop.files import packed
+
+FOLDER = "experiments"
+
+
+class Best(Enum):
+    """Which value of a column is the best; ``none``: the column ranks nothing."""
+
+    highest = "highest"
+    lowest = "lowest"
+    none = "none"
+
+
+@dataclass
+class Column:
+    """A metric of the runs' summaries."""
+
+    metric: str
+    title: str
+    best: Best = Best.none
+    digits: int = 3
+
+
+@dataclass
+class Panel:
+    """A setting in which every row is run: a target, a budget, a corpus."""
+
+    label: str = ""
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """A line of the table. ``variants``: initialisations that tuning tries, each with its own
+    overrides. ``reported``: the key of a published number in results/reported.yaml."""
+
+    label: str
+    overrides: list[str] = field(default_factory=list)
+    variants: dict[str, list[str]] = field(default_factory=dict)
+    reported: str | None = None
+    section: str = ""
+
+
+@dataclass
+class Tuning:
+    """The same trials for every row: the product of ``grid`` and the row's variants, by one seed.
+
+    The setting with the lowest ``metric`` over a trial's validations is run with all seeds. While
+    it lies on an edge of the axis ``extend``, that axis grows by ``factor``, at most ``times``.
+    """
+
+    grid: dict[str, list[float]]
+    overrides: list[str] = field(default_factory=list)
+    metric: str = "val/loss"
+    seed: int = 0
+    extend: str | None = None
+    factor: float = 2.0
+    times: int = 0
+
+
+@dataclass
+class Experiment:
+    """A table of the results. ``name`` is the file's."""
+
+    title: str
+    prediction: str
+    columns: list[Column]
+    rows: list[Row]
+    about: str = ""
+    overrides: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    panels: list[Panel] = field(default_factory=lambda: [Panel()])
+    tuning: Tuning | None = None
+    name: str = ""
+
+
+def load_experiment(given: str) -> Experiment:
+    """The experiment in a file, or of a name that is shipped (``memory_horizon``).
+
+    Raises InputError where there is none, and for the first mistake in it.
+    """
+    path = find(given)
+    experiment = load(Experiment, path)
+    experiment.name = path.stem
+    try:
+        _check(experiment)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return experiment
+
+
+def find(given: str) -> Path:
+    """The file that ``given`` names: a path, or a name in ``experiments/``."""
+    here = Path(given)
+    if here.is_file():
+        return here
+    shipped = {path.stem: path for path in sorted(packed(FOLDER).glob("*.yaml"))}
+    if here.stem in shipped and here.parent in (Path(), Path(FOLDER)):
+        return shipped[here.stem]
+    from gateloop.draft import choose
+
+    raise InputError(f"{given}: no such experiment; {choose(here.stem, list(shipped))}")
+
+
+def _check(experiment: Experiment) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", experiment.name):
+        raise InputError(
+            f"the file's name {experiment.name!r} also names a folder of results; take small "
+            "letters, digits and underscores"
+        )
+    parts = {"columns": experiment.columns, "rows": experiment.rows, "seeds": experiment.seeds}
+    parts["panels"] = experiment.panels
+    for name, part in parts.items():
+        if not part:
+            raise InputError(f"{name}: empty; give at least one")
+    if not experiment.prediction.strip():
+        raise InputError("prediction: empty; write down what you expect before the first run")
+    for name, labels in {
+        "rows": [row.label for row in experiment.rows],
+        "panels": [panel.label for panel in experiment.panels],
+        "columns": [column.title for column in experiment.columns],
+        "seeds": [str(seed) for seed in experiment.seeds],
+    }.items():
+        twice = [label for i, label in enumerate(labels) if label in labels[:i]]
+        if twice:
+            raise InputError(f"{name}: {twice[0]!r} is there twice; rename or remove one")
+    tuning = experiment.tuning
+    for i, row in enumerate(experiment.rows):
+        if row.variants and tuning is None:
+            raise InputError(
+                f"rows[{i}].variants: without tuning nothing chooses between them; add tuning, or "
+                "put the overrides of one into the row"
+            )
+    if tuning is None:
+        return
+    empty = [key for key, values in tuning.grid.items() if not values]
+    if not tuning.grid or empty:
+        raise InputError(f"tuning.grid{'.' + empty[0] if empty else ''}: empty; give values to try")
+    if tuning.extend is not None and tuning.extend not in tuning.grid:
+        raise InputError(
+            f"tuning.extend: {tuning.extend} is no key of tuning.grid "
+            f"({', '.join(tuning.grid)}); take one of them"
+        )
+    if tuning.extend is not None and tuning.factor <= 1:
+        raise InputError(f"tuning.factor: {tuning.factor:g}; must be above 1")
