@@ -11,6 +11,7 @@ from gateloop.errors import InputError
 from gateloop.identity import run_id
 from gateloop.keys import config_yaml
 from gateloop.models import build, time_mixing
+from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import channel_width, count, counted
 from gateloop.names import LineEnd, TokenizerName
 
@@ -18,16 +19,13 @@ from gateloop.names import LineEnd, TokenizerName
 def forecast(config: Config) -> str:
     """Config, id, parameters, tokens and FLOPs per step, memory, and whether the data are there.
 
-    FLOPs count two for each multiplication of a weight, three times over for the gradients; the
-    recurrence, attention's weights and the embedding's look-up are left out. The memory is an
-    estimate made on GateLoop: models with a matrix for a state keep up to three times as much.
+    The memory is an estimate made on GateLoop: models with a matrix for a state keep up to three
+    times as much.
     """
     inputs, classes = vocabulary(config)
-    with torch.device("meta"):
-        model = build(config.model, inputs, classes)
+    model = on_meta(config, inputs, classes)
     total, body = count(model), counted(model)
-    tokens = tokens_per_step(config)
-    flops = 6 * tokens * (count(model.blocks) + config.model.d_model * classes)
+    flops = flops_per_step(config)
     try:
         source = locate(config.data, fetch=False)
         data, name = f"{source}, found", run_id(config, fingerprint(config.data), source)
@@ -39,13 +37,27 @@ def forecast(config: Config) -> str:
         "run": name,
         "data": data,
         "parameters": f"{total:,} ({body:,} in {where}; channel mixing {width} wide)",
-        "batch": f"{sequences(config)} sequences = {tokens:,} tokens, "
+        "batch": f"{sequences(config)} sequences = {tokens_per_step(config):,} tokens, "
         f"{micro_batch(config)} at once, accumulated {accumulation(config)} times",
         "FLOPs per step": f"{flops:.3g}, in all {flops * config.trainer.max_steps:.3g}",
         "memory": f"about {memory(config, total, classes) / 2**30:.2f} GiB",
     }
     lines = [f"{title + ':':<16} {text}" for title, text in rows.items()]
     return config_yaml(config) + "\n" + "\n".join(lines)
+
+
+def on_meta(config: Config, inputs: int, classes: int) -> LanguageModel:
+    """The model, without memory for its weights."""
+    with torch.device("meta"):
+        return build(config.model, inputs, classes)
+
+
+def flops_per_step(config: Config) -> float:
+    """Two for each multiplication of a weight, three times over for the gradients; the recurrence,
+    attention's weights and the embedding's look-up are left out."""
+    inputs, classes = vocabulary(config)
+    model = on_meta(config, inputs, classes)
+    return 6 * tokens_per_step(config) * (count(model.blocks) + config.model.d_model * classes)
 
 
 def vocabulary(config: Config) -> tuple[int, int]:

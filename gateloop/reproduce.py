@@ -89,6 +89,7 @@ class Study:
         self.experiment = _named(experiment, options.changes)
         self.archive = Archive(options.results / self.experiment.name, options.runs_dir)
         self.failed: dict[str, Ended] = {}
+        self.tasks: dict[str, Task] = {}
         for config in {job.config.data.name: job.config for job in self.wanted()}.values():
             locate(config.data)  # raises InputError where the data are not there
 
@@ -113,56 +114,76 @@ class Study:
         return list(found.values())
 
     def overview(self, places: list[Seat]) -> str:
-        """A line for each cell, then runs, FLOPs and hours."""
+        """The grid with what has ended of each cell, then runs, FLOPs and hours."""
         cells = self.cells()
         expected = seconds(cells, self.archive.outcome)
-        lines = [f"{self.experiment.title} ({self.experiment.name})"]
-        for cell in cells:
-            ended = sum(self.archive.outcome(job).record is not None for job in cell.jobs)
-            left = sum(expected.get(job, 0.0) for job in cell.jobs)
-            label = " · ".join(part for part in (cell.panel.label, cell.row.label) if part)
-            more = "" if cell.final else ", then the seeds"
-            state = f"{ended} of {len(cell.jobs)} runs ended{more}"
-            lines.append(f"  {label:<40} {state}" + (f", about {duration(left)}" if left else ""))
-        work = sum(flops(job.config) for job in expected)
+        todo = {
+            job.key: job
+            for cell in cells
+            for job in [*cell.jobs, *cell.later]
+            if job.key in expected
+        }
+        work = sum(flops(job.config) for job in todo.values())
         hours = sum(expected.values()) / len(places)
-        lines.append(
-            f"{len(expected)} runs to do, {work:.3g} FLOPs, about {duration(hours)} with "
-            f"{len(places)} at once"
+        grid = {(cell.panel.label, cell.row.label): self._progress(cell) for cell in cells}
+        panels, rows = (list(dict.fromkeys(labels)) for labels in zip(*grid, strict=True))
+        lines = [["", *panels]] if any(panels) else []
+        lines += [[row, *(grid[panel, row] for panel in panels)] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            [
+                f"{self.experiment.title} ({self.experiment.name})",
+                *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
+                f"{len(todo)} runs to do, {work:.3g} FLOPs, about {duration(hours)} with "
+                f"{len(places)} at once",
+            ]
         )
-        return "\n".join(lines)
+
+    def _progress(self, cell: Cell) -> str:
+        """ "3/5", "2/6, then 5", or why there is nothing to run."""
+        ended = sum(self.archive.outcome(job).record is not None for job in cell.jobs)
+        later = f", then {len(cell.later)}" if cell.later else ""
+        return cell.failure or f"{ended}/{len(cell.jobs)}{later}"
 
     def run(self, places: list[Seat]) -> list[Ended]:
         """Run what is wanted, and what its outcome makes wanted; the runs that failed."""
         options = self.options
         extra = [f"runs_dir={options.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
         with Board() as board, Pool(places, extra) as pool:
-            known: dict[str, Task] = {}
-            ended = 0
-            self._add(pool, known)
-            while pool.busy:
-                for end in pool.advance():
-                    ended += 1
-                    self._note(end, board)
-                    self._add(pool, known)
-                expected = seconds(self.cells(), self.archive.outcome) if False else {}
-                left = sum(expected.values()) / len(places) if expected else None
-                board.show(pool.running, ended, len(known), left)
+            news = True
+            while news or pool.busy:
+                if news:
+                    pool.offer([self._task(job) for job in self.wanted()])
+                    headline = self.headline(len(places))
+                pool.start()
+                board.show(pool.running, headline)
                 time.sleep(POLL)
+                ends = pool.ended()
+                for end in ends:
+                    self._note(end, board)
+                news = bool(ends)
         return list(self.failed.values())
 
-    def _add(self, pool: Pool, known: dict[str, Task]) -> None:
-        for job in self.wanted():
-            if job.key not in known:
-                known[job.key] = task = Task(job, self._folder(job))
-                pool.add(task)
+    def headline(self, at_once: int) -> str:
+        """ "12 of 60 runs · about 40 min left" """
+        cells = self.cells()
+        expected = seconds(cells, self.archive.outcome)
+        number = len({job.key for cell in cells for job in [*cell.jobs, *cell.later]})
+        left = duration(sum(expected.values()) / at_once)
+        return f"{number - len(expected)} of {number} runs · about {left} left"
 
-    def _folder(self, job: Job) -> Path:
-        data = job.config.data
-        return Path(self.options.runs_dir) / run_id(job.config, fingerprint(data), locate(data))
+    def _task(self, job: Job) -> Task:
+        if job.key not in self.tasks:
+            data = job.config.data
+            name = run_id(job.config, fingerprint(data), locate(data))
+            self.tasks[job.key] = Task(job, Path(self.options.runs_dir) / name)
+        return self.tasks[job.key]
 
     def _note(self, end: Ended, board: Board) -> None:
         job = end.task.job
+        if end.again:
+            board.say(f"{job.title}: exit {end.code}, once more; log {end.task.log}")
+            return
         self.archive.read(end.task.folder)
         outcome = self.archive.outcome(job)
         if outcome.record is None:
@@ -177,8 +198,16 @@ class Study:
 
 
 def _named(experiment: Experiment, changes: list[str]) -> Experiment:
-    """With changes an experiment is another one, and its results have a folder of their own."""
+    """Changes that make other runs make another experiment, whose results have their own folder."""
+
     if not changes:
+        return experiment
+
+    def runs(changes: list[str]) -> list[str]:
+        cells = plan(experiment, lambda _: None, changes=changes)
+        return [job.key for cell in cells for job in cell.jobs]
+
+    if runs(changes) == runs([]):
         return experiment
     return replace(experiment, name=f"{experiment.name}_{digest({'changes': sorted(changes)})}")
 

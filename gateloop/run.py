@@ -43,17 +43,25 @@ def main(argv: list[str]) -> int:
         if folder.finished() and not config.rerun:  # by another process, a moment ago
             print(skipped(folder))
             return FINISHED
-        folder.open(config, identity(config, mark), rerun=config.rerun)
+        described = identity(config, mark)
+        folder.open(config, described, rerun=config.rerun)
         print(f"run {folder.path}", file=sys.stderr)
-        summary = execute(config, folder, argv, interruption)
+        summary = execute(config, described, folder, argv, interruption)
     print(report(summary))
     return FINISHED
 
 
 def execute(
-    config: Config, folder: RunFolder, argv: list[str], interruption: Interruption
+    config: Config,
+    described: dict[str, Any],
+    folder: RunFolder,
+    argv: list[str],
+    interruption: Interruption,
 ) -> dict[str, Any]:
-    """Train and test in ``folder``, which is locked; returns what summary.json then holds."""
+    """Train and test in ``folder``, which is locked; returns what summary.json then holds.
+
+    ``described``: the run's identity.
+    """
     import torch
 
     from gateloop.data import open_source
@@ -74,7 +82,7 @@ def execute(
     model = build(config.model, source.inputs, source.classes)
     hardware = device_name(device)
     package = package_of(config.model.name)
-    folder.write_manifest(argv, source.info, device=hardware, model_package=package)
+    folder.write_manifest(argv, described, source.info, device=hardware, model_package=package)
     if source.tokenizer is not None:
         (folder.path / "tokenizer").mkdir(exist_ok=True)
         source.tokenizer.save(folder.path / "tokenizer")

@@ -42,10 +42,8 @@ class Board:
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def show(self, running: Sequence[Running], ended: int, known: int, left: float | None) -> None:
-        """``ended`` of ``known`` runs are done; ``left``: seconds that the others will take."""
-        rest = f" · about {duration(left)} left" if left is not None else ""
-        headline = f"{ended} of {known} runs{rest}"
+    def show(self, running: Sequence[Running], headline: str) -> None:
+        """What runs now under ``headline``; in a log at most once in LINES_EVERY seconds."""
         if self.on_terminal:
             self.live.update(Group(Text(headline), _table(running)))
         elif time.monotonic() - self.last_line >= LINES_EVERY:

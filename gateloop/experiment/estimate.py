@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -19,27 +20,42 @@ def tokens(config: Config) -> int:
     return config.trainer.max_steps * tokens_per_step(config)
 
 
-def seconds(cells: Iterable[Cell], outcome: Callable[[Job], Outcome]) -> dict[Job, float]:
-    """Seconds of each job that has not ended: at the rate of the same row's ended runs, else by
-    FLOPs at the rate that this machine has for a matrix product."""
-    found: dict[Job, float] = {}
-    for cell in cells:
-        records = [record for job in cell.jobs if (record := outcome(job).record) is not None]
-        rates = [r.content["tokens_per_second"] for r in records if r.finished]
-        for job in cell.jobs:
-            if outcome(job).record is None:
-                found[job] = (
-                    tokens(job.config) / rates[-1]
-                    if rates
-                    else flops(job.config) / (SHARE * machine_rate())
-                )
-    return found
+def seconds(cells: Iterable[Cell], outcome: Callable[[Job], Outcome]) -> dict[str, float]:
+    """Seconds of each run that has not ended, by its key, those that tuning will ask for among them.
+
+    At the speed of the same row's ended runs; else by FLOPs, at the rate of the other rows' ended
+    runs or a share of what this machine has for a matrix product.
+    """
+    cells = list(cells)
+    speeds: dict[str, float] = {}  # tokens per second, by row
+    rates = []  # FLOPs per second
+    for job, record in ((job, outcome(job).record) for cell in cells for job in cell.jobs):
+        if record is not None and record.finished:
+            speeds[job.row] = record.content["tokens_per_second"]
+            rates.append(flops(job.config) / record.content["train_seconds"])
+    todo = [job for cell in cells for job in [*cell.jobs, *cell.later] if not outcome(job).record]
+    if not todo:
+        return {}
+    rate = statistics.median(rates) if rates else SHARE * machine_rate()
+    return {
+        job.key: tokens(job.config) / speeds[job.row]
+        if job.row in speeds
+        else flops(job.config) / rate
+        for job in todo
+    }
+
+
+_PER_STEP: dict[tuple[str, str], float] = {}
 
 
 def flops(config: Config) -> float:
-    from gateloop.forecast import training_flops
+    """FLOPs of a run's training; runs that differ in seed or optimiser alone are counted once."""
+    from gateloop.forecast import flops_per_step
 
-    return training_flops(config)
+    same = repr(config.model), repr(config.data)
+    if same not in _PER_STEP:
+        _PER_STEP[same] = flops_per_step(config)
+    return config.trainer.max_steps * _PER_STEP[same]
 
 
 @cache

@@ -67,7 +67,8 @@ class Job:
 class Cell:
     """A row in a panel: its trials so far, what they chose, and a run for each seed.
 
-    ``final`` is empty until the trials are through; ``failure`` says why they chose nothing.
+    ``final`` is empty until the trials are through; until then ``later`` has as many runs, whose
+    setting is not theirs yet. ``failure`` says why the trials chose nothing.
     """
 
     panel: Panel
@@ -75,6 +76,7 @@ class Cell:
     trials: list[Job] = field(default_factory=list)
     chosen: Setting | None = None
     final: list[Job] = field(default_factory=list)
+    later: list[Job] = field(default_factory=list)
     failure: str = ""
 
     @property
@@ -130,11 +132,14 @@ def plan(
             cell.chosen = Setting()
         else:
             _tune(cell, experiment.tuning, score, base, changes)
+        runs = [
+            _job(cell, Stage.final, seed, cell.chosen or cell.trials[0].setting, base, changes)
+            for seed in (experiment.seeds if seeds is None else seeds)
+        ]
         if cell.chosen is not None:
-            cell.final = [
-                _job(cell, Stage.final, seed, cell.chosen, base, changes)
-                for seed in (experiment.seeds if seeds is None else seeds)
-            ]
+            cell.final = runs
+        elif not cell.failure:
+            cell.later = runs
     return cells
 
 

@@ -49,10 +49,14 @@ class Column:
 
 @dataclass
 class Panel:
-    """A setting in which every row is run: a target, a budget, a corpus."""
+    """A setting in which every row is run: a target, a budget, a corpus.
+
+    ``metrics``: by a column's title, the metric that stands in for it here; "" for none.
+    """
 
     label: str = ""
     overrides: list[str] = field(default_factory=list)
+    metrics: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateloop.errors import CRASHED, FINISHED, INTERRUPTED, InputError
+from gateloop.errors import FINISHED, INTERRUPTED, WRONG_INPUT, InputError
 from gateloop.experiment.plan import Job
 from gateloop.experiment.record import FAILURE
 from gateloop.files import clear_disk_errors, write_json_atomic
@@ -60,7 +60,7 @@ def _gpus() -> list[str]:
     return [str(i) for i, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU")]
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """A job on its way: where its run is kept, how often it was started, when it may start."""
 
@@ -74,7 +74,7 @@ class Task:
         return self.folder.parent / LOGS / f"{self.folder.name}.log"
 
 
-@dataclass
+@dataclass(eq=False)
 class Running:
     task: Task
     seat: Seat
@@ -96,12 +96,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a task ended: its exit code, and the last lines of its log."""
+    """How a process ended: its exit code, the last lines of its log, whether it may go on."""
 
     task: Task
     code: int
     seconds: float
     tail: str = ""
+    again: bool = False
 
 
 class Pool:
@@ -109,7 +110,7 @@ class Pool:
 
     def __init__(self, seats: Sequence[Seat], extra: Sequence[str]) -> None:
         self.free, self.extra = deque(seats), list(extra)
-        self.waiting: deque[Task] = deque()
+        self.waiting: list[Task] = []
         self.running: list[Running] = []
 
     def __enter__(self) -> Pool:
@@ -127,18 +128,24 @@ class Pool:
     def busy(self) -> bool:
         return bool(self.waiting or self.running)
 
-    def add(self, task: Task) -> None:
-        self.waiting.append(task)
+    def offer(self, tasks: Sequence[Task]) -> None:
+        """What to start next, in this order, in place of what was offered before."""
+        started = [running.task for running in self.running]
+        self.waiting = [task for task in tasks if task not in started]
 
-    def advance(self) -> Iterator[Ended]:
-        """Start what can start; the tasks that have ended since the last call."""
+    def ended(self) -> list[Ended]:
+        """The processes that have ended since the last call; their seats are free."""
+        found = []
         for running in list(self.running):
             code = running.process.poll()
-            if code is None:
-                continue
-            self.running.remove(running)
-            self.free.append(running.seat)
-            yield from self._ended(running, code)
+            if code is not None:
+                self.running.remove(running)
+                self.free.append(running.seat)
+                found.append(self._ended(running, code))
+        return found
+
+    def start(self) -> None:
+        """Start as many of the tasks on offer as there are free seats."""
         now = time.monotonic()
         for task in [task for task in self.waiting if task.not_before <= now]:
             if not self.free:
@@ -146,21 +153,20 @@ class Pool:
             self.waiting.remove(task)
             self.running.append(self._start(task, self.free.popleft()))
 
-    def _ended(self, running: Running, code: int) -> Iterator[Ended]:
+    def _ended(self, running: Running, code: int) -> Ended:
         task, seconds = running.task, time.monotonic() - running.started
+        if code == FINISHED or _diverged(task.folder):
+            return Ended(task, code, seconds)
         if code == INTERRUPTED:  # another process holds it, or somebody ended it
             task.not_before = time.monotonic() + HELD_ELSEWHERE
             task.tries -= 1
-            self.waiting.append(task)
-        elif code == FINISHED or _diverged(task.folder):
-            yield Ended(task, code, seconds)
-        elif task.tries < TRIES and code != 2:
-            self.waiting.append(task)
-        else:
-            ended = Ended(task, code, seconds, _tail(task.log))
-            if task.folder.is_dir():
-                write_json_atomic(task.folder / FAILURE, {"code": code, "log": ended.tail})
-            yield ended
+            return Ended(task, code, seconds, again=True)
+        tail = _tail(task.log)
+        if task.tries < TRIES and code != WRONG_INPUT:
+            return Ended(task, code, seconds, tail, again=True)
+        if task.folder.is_dir():
+            write_json_atomic(task.folder / FAILURE, {"code": code, "log": tail})
+        return Ended(task, code, seconds, tail)
 
     def _start(self, task: Task, seat: Seat) -> Running:
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(seat.cores))}
@@ -203,6 +209,3 @@ def _tail(log: Path) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-TAIL:])
-
-
-__all__ = ["CRASHED", "Ended", "Pool", "Running", "Seat", "Task", "seats"]

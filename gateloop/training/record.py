@@ -141,14 +141,22 @@ class RunFolder:
 
     # -- where it came from --------------------------------------------------------------
 
-    def write_manifest(self, command: list[str], data: dict[str, Any], **facts: Any) -> None:
+    def write_manifest(
+        self, command: list[str], identity: dict[str, Any], data: dict[str, Any], **facts: Any
+    ) -> None:
         """Add this session to manifest.json: code, command, packages, machine, and ``facts``.
 
-        ``data`` are the source's plain facts. A resumed run has one session for each start.
+        ``identity`` is the run's, ``data`` the source's plain facts. A resumed run has one session
+        for each start.
         """
         sessions = self.manifest().get("sessions", [])
         entry = {"time": _now(), "command": command, **session(), **facts}
-        content = {"id": self.id, "data": data, "sessions": [*sessions, entry]}
+        content = {
+            "id": self.id,
+            "identity": identity,
+            "data": data,
+            "sessions": [*sessions, entry],
+        }
         with clear_disk_errors(self.path):
             write_json_atomic(self.path / "manifest.json", content)
 

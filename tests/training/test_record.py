@@ -346,10 +346,10 @@ def test_the_manifest_has_one_session_for_each_start(folder):
     assert folder.finished_by() is None
     with folder.locked():
         for argv in (["seed=0"], ["seed=0", "trainer.log_every=1"]):
-            folder.write_manifest(argv, {"tokens": 3}, device="cpu")
+            folder.write_manifest(argv, {"seed": 7}, {"tokens": 3}, device="cpu")
     manifest = folder.manifest()
     assert manifest["id"] == folder.id
-    assert manifest["data"] == {"tokens": 3}
+    assert (manifest["identity"], manifest["data"]) == ({"seed": 7}, {"tokens": 3})
     assert [s["command"] for s in manifest["sessions"]] == [
         ["seed=0"],
         ["seed=0", "trainer.log_every=1"],
@@ -464,7 +464,7 @@ with folder.locked():
     folder.write_summary({"status": "running"})
     refused("summary", lambda: folder.write_summary({"status": "finished", "x": "x" * 200_000}))
     refused("array", numpy_file)
-    refused("manifest", lambda: folder.write_manifest(["x" * 200_000], {}))
+    refused("manifest", lambda: folder.write_manifest(["x" * 200_000], {}, {}))
     row = {"step": 2, "x": "x" * 999}
     refused("metrics", lambda: [folder.append_metrics(row) for _ in range(999)])
     folder.cut_back(1)
