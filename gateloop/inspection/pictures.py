@@ -1,107 +1,181 @@
-"""Transitions as pictures: over time, by token, as memory, as attention."""
+"""Transitions as pictures: over time, by token, as memory, as attention. PNG and SVG."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 
-from gateloop.inspection.transitions import TURN, Layer
+from gateloop.inspection.channels import longest, memory
+from gateloop.inspection.subject import Subject
+from gateloop.inspection.transitions import ATTENTION, TURN, Layer, mean_attention, surrogate
 
-CHANNELS = 12  # shown of each layer: those with the longest memory
-LABELS = 48  # steps up to which each is labelled with its token
+SHOWN = 12  # channels of each layer over time: those with the longest memory
+BY_TOKEN = 6  # of them, those by token
+LABELS = 64  # steps up to which each is labelled with its token
+LONGEST = 1e6  # steps; a longer memory is drawn as this
+RESET = "#d62728"
 
 
-def longest(layer: Layer, steps_L: np.ndarray) -> np.ndarray:
-    """The numbers of the CHANNELS channels that remember longest, longest first."""
-    return np.argsort(-layer.memory_C(steps_L), kind="stable")[:CHANNELS]
-
-
-def over_time(layers: list[Layer], labels: list[str], resets_L: np.ndarray) -> dict[str, bytes]:
-    """Amplitude and phase of each layer's longest channels at every step, resets as lines."""
-    figure = _figure((11, 2.6 * len(layers)))
-    grid = figure.subplots(len(layers), 2, squeeze=False, sharex=True)
+def over_time(
+    layers: list[Layer], counted_BL: np.ndarray, labels: list[str], resets_L: np.ndarray
+) -> dict[str, bytes]:
+    """Amplitude and phase of each layer's longest channels at every step of sequence 0."""
+    named = len(labels) <= LABELS
+    figure = _figure((13, 2.9 * len(layers) + 0.4))
+    grid = figure.subplots(len(layers), 2, squeeze=False)
     for number, (axes, layer) in enumerate(zip(grid, layers, strict=True)):
-        shown = longest(layer, ~resets_L)
-        amplitude = layer.amplitude_LC[:, shown].T
-        phase = np.remainder(layer.phase_LC[:, shown].T, TURN)
-        for axis, values, title, colours, top in (
-            (axes[0], amplitude, "amplitude", "viridis", 1.0),
-            (axes[1], phase, "phase, radians", "twilight", TURN),
+        shown = longest(layer, counted_BL, SHOWN)
+        turned = np.remainder(layer.phase_BLC[0][:, shown] + TURN / 2, TURN) - TURN / 2
+        for axis, values_LC, title, colours, limits in (
+            (axes[0], np.exp(layer.log_amplitude_BLC[0][:, shown]), "amplitude", "viridis", (0, 1)),
+            (axes[1], turned / np.pi, "phase modulo 2π, in units of π", "twilight", (-1, 1)),
         ):
             image = axis.imshow(
-                values, aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=top
+                values_LC.T,
+                aspect="auto",
+                interpolation="nearest",
+                cmap=colours,
+                vmin=limits[0],
+                vmax=limits[1],
             )
-            figure.colorbar(image, ax=axis, pad=0.01)
-            axis.set_title(f"layer {number}: {title}", fontsize=9)
-            axis.set_yticks(range(len(shown)), [str(c) for c in shown], fontsize=7)
-            axis.set_ylabel("channel", fontsize=8)
-            for step in np.flatnonzero(resets_L):
-                axis.axvline(step, color="red", lw=0.8, alpha=0.8)
-            if len(labels) <= LABELS:
-                axis.set_xticks(range(len(labels)), labels, fontsize=7, rotation=90)
+            bar = figure.colorbar(image, ax=axis, pad=0.01, aspect=15)
+            bar.ax.tick_params(labelsize=8)
+            axis.set_title(f"layer {number}: {title}", fontsize=10, pad=12)
+            axis.set_yticks(range(len(shown)), [str(c) for c in shown], fontsize=8)
+            axis.set_ylabel("channel, longest memory first", fontsize=8)
+            _mark_resets(axis, resets_L)
+            if named:
+                axis.set_xticks(
+                    range(len(labels)), labels, fontsize=7, rotation=90, parse_math=False
+                )
+            else:
+                axis.set_xlabel("step" + (", ▼ reset" if resets_L.any() else ""), fontsize=8)
+                axis.tick_params(axis="x", labelsize=8)
     return _files(figure, "transitions")
 
 
-def by_token(
-    layers: list[Layer], tokens_L: np.ndarray, names: dict[int, str], modulus: int
-) -> dict[str, bytes]:
-    """Amplitude against the token, and phase in units of a full turn / modulus.
+def by_token(layers: list[Layer], subject: Subject) -> dict[str, bytes]:
+    """Amplitude and phase of each layer's longest channels against the value, and the reset.
 
-    A layer that counts modulo M turns by a multiple of 2π/M for each value.
+    Dots are medians and circular means, bars run from the 10th to the 90th percentile; the
+    distances are those of the means.
     """
-    figure = _figure((11, 2.8 * len(layers)))
-    grid = figure.subplots(len(layers), 2, squeeze=False)
-    resets_L = tokens_L == max(names)
+    figure = _figure((13, 3.3 * len(layers)))
+    grid = figure.subplots(len(layers), 3, squeeze=False, width_ratios=(1.1, 1, 1))
+    tokens_BL, counted_BL = subject.tokens_BL, subject.counted_BL
+    values, modulus, reset = subject.values, subject.modulus or 1, subject.reset
+    resets = [reset] if not counted_BL.all() else []
     for number, (axes, layer) in enumerate(zip(grid, layers, strict=True)):
-        shown = longest(layer, ~resets_L)[:6]
-        for place, channel in enumerate(shown):
-            amplitude = [layer.amplitude_LC[tokens_L == token, channel] for token in names]
-            turns = layer.phase_LC[:, channel] / TURN * modulus
-            turns = np.remainder(turns + modulus / 2, modulus) - modulus / 2
-            colour = f"C{place}"
-            for axis, values in ((axes[0], amplitude), (axes[1], [turns[tokens_L == t] for t in names])):
-                means = [part.mean() if len(part) else np.nan for part in values]
-                axis.plot(range(len(names)), means, "o-", color=colour, ms=4, lw=1, label=f"{channel}")
-                for at, part in enumerate(values):
-                    axis.plot([at] * len(part), part, ".", color=colour, alpha=0.25, ms=3)
-        axes[0].set_title(f"layer {number}: amplitude", fontsize=9)
-        axes[1].set_title(f"layer {number}: phase, in turns / {modulus}", fontsize=9)
-        axes[0].legend(title="channel", fontsize=7, title_fontsize=7, frameon=False)
-        for axis in axes:
-            axis.set_xticks(range(len(names)), list(names.values()), fontsize=8)
-            axis.grid(alpha=0.3)
+        for place, index in enumerate(longest(layer, counted_BL, BY_TOKEN)):
+            shift = (place - (BY_TOKEN - 1) / 2) * 0.11
+            style = {"color": f"C{place}", "ms": 4, "lw": 1, "label": str(index)}
+            for token in [*range(values), *resets]:
+                at = tokens_BL == token
+                amplitude = np.exp(layer.log_amplitude_BLC[..., index][at])
+                low, middle, high = np.quantile(amplitude, (0.1, 0.5, 0.9))
+                x = token + shift
+                _dot(axes[0], x, middle, low, high, style)
+                if token != reset:
+                    turns = layer.phase_BLC[..., index][at] * modulus / TURN
+                    mean = float(np.angle(np.exp(1j * turns * TURN / modulus).mean()))
+                    mean *= modulus / TURN
+                    around = np.remainder(turns - mean + modulus / 2, modulus) - modulus / 2
+                    low, high = np.quantile(around, (0.1, 0.9))
+                    _dot(axes[1], x, mean, mean + low, mean + high, style)
+                    axes[2].plot([x], [mean - round(mean)], "o", **style)
+                style = {**style, "label": None}
+        _by_token_axes(axes, number, values, bool(resets), modulus)
     return _files(figure, "by_token")
 
 
-def attention(layers: list[Layer]) -> dict[str, bytes]:
-    """How much each step (down) reads from each earlier one (across), rows scaled to their sum."""
-    figure = _figure((4.2 * len(layers), 3.8))
-    for number, (axis, layer) in enumerate(
-        zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True)
-    ):
-        rows = layer.attention_LL / np.maximum(layer.attention_LL.sum(1, keepdims=True), 1e-300)
-        image = axis.imshow(rows, cmap="magma", vmin=0, vmax=np.quantile(rows, 0.995))
-        figure.colorbar(image, ax=axis, pad=0.01)
-        axis.set_title(f"layer {number}: surrogate attention", fontsize=9)
-        axis.set_xlabel("read step", fontsize=8)
-        axis.set_ylabel("reading step", fontsize=8)
+def _by_token_axes(axes: Any, number: int, values: int, resets: bool, modulus: int) -> None:
+    names = [*map(str, range(values)), *(["reset"] if resets else [])]
+    axes[0].set_title(f"layer {number}: amplitude", fontsize=10)
+    axes[0].set_ylim(-0.03, 1.03)
+    axes[0].legend(title="channel", fontsize=7, title_fontsize=7, loc="lower left")
+    axes[0].set_xticks(range(len(names)), names, fontsize=8)
+    axes[1].set_title(f"layer {number}: phase modulo 2π, in units of 2π/{modulus}", fontsize=10)
+    axes[1].set_ylim(-modulus / 2 - 0.5, modulus / 2 + 0.5)
+    for whole in range(-(modulus // 2), modulus // 2 + 1):
+        axes[1].axhline(whole, color="black", lw=0.4, alpha=0.18, zorder=0)
+    axes[2].set_title("the mean less its nearest multiple", fontsize=10)
+    axes[2].set_ylim(-0.55, 0.55)
+    axes[2].axhline(0, color="black", lw=0.8, zorder=0)
+    for axis in axes[1:]:
+        axis.set_xticks(range(values), names[:values], fontsize=8)
+    for axis in axes:
+        axis.set_xlabel("token", fontsize=8)
+        axis.tick_params(axis="y", labelsize=8)
+        for between in np.arange(0.5, len(axis.get_xticks()) - 1):
+            axis.axvline(between, color="black", lw=0.5, alpha=0.25, zorder=0)
+
+
+def _dot(axis: Any, x: float, y: float, low: float, high: float, style: dict[str, Any]) -> None:
+    axis.plot([x], [y], "o", **style)
+    axis.plot([x, x], [low, high], "-", color=style["color"], lw=1.2, alpha=0.6)
+
+
+def attention(
+    layers: list[Layer], counted_BL: np.ndarray, resets_L: np.ndarray
+) -> dict[str, bytes]:
+    """Each layer's surrogate attention on sequence 0: all heads, and the longest channel's head.
+
+    Above, the mean over heads of the absolute value, each row divided by its sum; below, one head
+    with its signs. Colours end at the 99th percentile.
+    """
+    steps = min(layers[0].q_BLHK.shape[1], ATTENTION)
+    figure = _figure((4.6 * len(layers), 8.2))
+    grid = figure.subplots(2, len(layers), squeeze=False)
+    for number, layer in enumerate(layers):
+        mean_LL = mean_attention(layer, 0, steps)
+        mean_LL /= np.maximum(mean_LL.sum(1, keepdims=True), 1e-300)
+        channel = int(longest(layer, counted_BL, 1)[0])
+        one_LL = surrogate(layer, 0, channel // layer.q_BLHK.shape[3], steps)
+        past = np.tril_indices(steps)
+        bright = max(float(np.quantile(mean_LL[past], 0.99)), 1e-12)
+        strong = max(float(np.quantile(np.abs(one_LL[past]), 0.99)), 1e-12)
+        for axis, values_LL, title, look in (
+            (grid[0, number], mean_LL, "mean over heads", ("magma", 0.0, bright)),
+            (grid[1, number], one_LL, f"head of channel {channel}", ("RdBu", -strong, strong)),
+        ):
+            colours, lowest, highest = look
+            image = axis.imshow(
+                values_LL, cmap=colours, vmin=lowest, vmax=highest, interpolation="nearest"
+            )
+            figure.colorbar(image, ax=axis, pad=0.01, shrink=0.75).ax.tick_params(labelsize=8)
+            axis.set_title(f"layer {number}: {title}", fontsize=10, pad=12)
+            axis.set_xlabel("step read", fontsize=8)
+            axis.set_ylabel("reading step", fontsize=8)
+            axis.tick_params(labelsize=8)
+            _mark_resets(axis, resets_L[:steps])
     return _files(figure, "attention")
 
 
-def memory(layers: list[Layer], steps_L: np.ndarray) -> dict[str, bytes]:
-    """Every channel's memory in steps, sorted, a line for each layer."""
-    figure = _figure((6, 3.4))
+def memories(layers: list[Layer], counted_BL: np.ndarray) -> dict[str, bytes]:
+    """Every channel's memory in steps, longest first, a line for each layer."""
+    figure = _figure((6.4, 3.8))
     axis = figure.subplots()
     for number, layer in enumerate(layers):
-        axis.plot(np.sort(layer.memory_C(steps_L))[::-1], label=f"layer {number}")
+        steps_C = np.sort(memory(layer, counted_BL))[::-1]
+        ranks = np.arange(1, len(steps_C) + 1)
+        axis.plot(ranks, np.minimum(steps_C, LONGEST), ".-", ms=4, label=f"layer {number}")
+    length = counted_BL.shape[1]
+    axis.axhline(length, color="black", lw=0.8, ls="--", label=f"length {length}")
     axis.set_yscale("log")
-    axis.set_xlabel("channel, by memory", fontsize=8)
-    axis.set_ylabel("steps until 1/e is left", fontsize=8)
+    axis.set_xlabel("channels, longest memory first", fontsize=9)
+    axis.set_ylabel("steps until 1/e is left", fontsize=9)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, ncols=1 + len(layers) // 9)
     return _files(figure, "memory")
+
+
+def _mark_resets(axis: Any, resets_L: np.ndarray) -> None:
+    steps = np.flatnonzero(resets_L)
+    across = axis.get_xaxis_transform()
+    axis.plot(steps, [1.015] * len(steps), "v", color=RESET, ms=5, transform=across, clip_on=False)
 
 
 def _figure(size: tuple[float, float]) -> Any:
@@ -111,12 +185,18 @@ def _figure(size: tuple[float, float]) -> Any:
 
 
 def _files(figure: Any, name: str) -> dict[str, bytes]:
+    """{"name.png": …, "name.svg": …}: the same figure, the same bytes."""
     import matplotlib
 
     found = {}
-    with matplotlib.rc_context({"svg.hashsalt": name}):
+    with (
+        matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}),
+        warnings.catch_warnings(),
+    ):
+        # a text may hold characters that the font lacks; they are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             file = io.BytesIO()
-            figure.savefig(file, format=form, dpi=110, metadata=metadata)
+            figure.savefig(file, format=form, dpi=100, metadata=metadata)
             found[f"{name}.{form}"] = file.getvalue()
     return found
