@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -82,7 +83,12 @@ def _files(group: str) -> list[str]:
 
 def default_choices() -> dict[str, str]:
     """The choice of each group that an empty command line has."""
-    listed = OmegaConf.load(packed("conf") / "config.yaml").defaults
+    return dict(_default_choices(packed("conf")))
+
+
+@cache
+def _default_choices(conf: Path) -> dict[str, str]:
+    listed = OmegaConf.load(conf / "config.yaml").defaults
     return {
         group: choice for entry in listed if entry != "_self_" for group, choice in entry.items()
     }
@@ -90,7 +96,7 @@ def default_choices() -> dict[str, str]:
 
 def _chosen(groups: dict[str, str]) -> Draft:
     """The draft that the groups make: their files go through the schemas as arguments do."""
-    found = dict(_cached_group_values(tuple(groups.items())))
+    found = dict(_cached_group_values(packed("conf"), tuple(groups.items())))
     choice = {**default_choices(), **groups}
     model = found.pop("model.name", choice["model"])
     data = found.pop("data.name", choice["data"])
@@ -106,7 +112,7 @@ def _chosen(groups: dict[str, str]) -> Draft:
 
 
 @cache
-def _cached_group_values(groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _cached_group_values(conf: Path, groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """An experiment composes hundreds of runs of a few choices."""
     return group_values(dict(groups))
 

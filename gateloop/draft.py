@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -22,13 +24,12 @@ class Draft:
     """
 
     def __init__(self, model: str, data: str) -> None:
-        schema = model_entry(model).config
+        schema: Any = model_entry(model).config
         if data not in DATA:
             raise InputError(f"data.name={data}: no such data; {choose(data, list(DATA))}")
         self.model, self.data = model, data
-        blank = Config(model=schema(name=model), data=DATA[data](name=data))
-        self.keys = keys(blank)
-        self._tree = OmegaConf.structured(blank)
+        self.keys, blank = _blank(schema, model, data)
+        self._tree = copy.deepcopy(blank)
 
     def set(self, name: str, value: Any, text: str | None = None) -> None:
         """Set one key; ``text`` is what the user wrote, where that is known.
@@ -88,6 +89,13 @@ class Draft:
         if sources:
             return f"a key of data={' and data='.join(sources)}; this run has data={self.data}"
         return f"no such key{did_you_mean(nearest_key(name, self.settable()))}; --help lists all"
+
+
+@cache
+def _blank(schema: Any, model: str, data: str) -> tuple[dict[str, Key], Any]:
+    """Keys and tree of a config at its defaults, not to be changed: making them takes a while."""
+    config = Config(model=schema(name=model), data=DATA[data](name=data))
+    return keys(config), OmegaConf.structured(config)
 
 
 def leaves(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

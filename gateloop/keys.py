@@ -6,6 +6,7 @@ import dataclasses
 import types
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -72,8 +73,13 @@ def keys(config: Config) -> dict[str, Key]:
     return found
 
 
-def node_keys(schema: type, prefix: str) -> dict[str, Key]:
+def node_keys(schema: Any, prefix: str) -> dict[str, Key]:
     """Every key under one dataclass, its names beginning with ``prefix``."""
+    return dict(_node_keys(schema, prefix))
+
+
+@cache
+def _node_keys(schema: Any, prefix: str) -> dict[str, Key]:
     hints = get_type_hints(schema)
     defaults = schema()
     found: dict[str, Key] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from itertools import product
@@ -120,6 +120,10 @@ def plan(
     for label in only:
         if label not in labels:
             raise InputError(f"--only {label}: no such row; {choose(label, labels)}")
+    seeds = experiment.seeds if seeds is None else seeds
+    tried = [experiment.tuning.seed] if experiment.tuning else []
+    for seed in (min(seeds), max(seeds), *tried):  # those between them then compose as well
+        _composed((f"seed={seed}",))
     cells = [
         Cell(panel, row)
         for panel in experiment.panels
@@ -183,9 +187,9 @@ def _extend(axes: dict[str, list[float]], best: Setting, tuning: Tuning) -> bool
         return False
     axis, value = axes[tuning.extend], dict(best.point)[tuning.extend]
     if value == axis[0]:
-        axis.insert(0, float(f"{value / tuning.factor:.9g}"))
+        axis.insert(0, float(f"{value / tuning.factor:.6g}"))
     elif value == axis[-1]:
-        axis.append(float(f"{value * tuning.factor:.9g}"))
+        axis.append(float(f"{value * tuning.factor:.6g}"))
     else:
         return False
     return True
@@ -202,7 +206,7 @@ def _job(
     overrides = merged(base, setting.overrides(cell.row), changes)
     arguments = merged(overrides, [f"seed={seed}"])
     try:
-        config = _composed(tuple(arguments))
+        config = replace(_composed(tuple(overrides)), seed=seed)
     except InputError as error:
         place = " · ".join(part for part in (cell.panel.label, cell.row.label) if part)
         raise InputError(f"{place}: {error}") from error
