@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from gateloop.experiment.plan import Cell, Job, Score, key_of
-from gateloop.experiment.schema import Experiment
 from gateloop.experiment.record import (
+    ENDED,
     FAILURE,
+    UNREADABLE,
     Record,
+    checked,
     is_locked,
     keep,
     load_records,
     of_run,
+    read_json,
     run_folders,
 )
+from gateloop.experiment.schema import Experiment
 
 
 class State(Enum):
@@ -42,70 +47,158 @@ class Outcome:
     note: str = ""
 
 
-class Archive:
-    """The records of ``folder``/records, with the ended runs of ``runs_dir`` beside them.
+@dataclass
+class Found:
+    """A run outside the records: how it stands, and its record once somebody asks for it."""
 
-    ``faults``: a line for everything that could not be read.
+    folder: Path
+    state: State
+    metrics: dict[str, Any] = field(default_factory=dict)
+    record: Record | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (State.measured, State.diverged)
+
+
+class Runs:
+    """The runs in ``folder`` by key, of each only what says how it stands.
+
+    Several experiments share one. ``faults``: a line for each that cannot be read.
     """
 
-    def __init__(self, folder: Path, runs_dir: Path) -> None:
-        self.folder, self.runs_dir = folder / "records", runs_dir
-        self.kept: dict[str, list[Record]] = defaultdict(list)
-        self.fresh: dict[str, list[Record]] = defaultdict(list)
-        self.open: dict[str, State] = {}
-        records, self.faults = load_records(self.folder)
-        for record in records:
-            self.kept[record.key].append(record)
-        for run in run_folders(runs_dir):
+    def __init__(self, folder: Path, fetched: Iterable[Record] = ()) -> None:
+        self.by_key: dict[str, dict[str, Found]] = defaultdict(dict)
+        self.faults: dict[Path, str] = {}
+        for record in fetched:
+            state = State.measured if record.finished else State.diverged
+            found = Found(record.where, state, record.content["metrics"], record)
+            self.by_key[record.key][record.id] = found
+        for run in run_folders(folder):
             self.read(run)
 
     def read(self, run: Path) -> None:
+        """Look at ``run``, again where it is known."""
         try:
-            manifest = run / "manifest.json"
-            if not manifest.exists():
+            identity = read_json(run / "manifest.json").get("identity")
+            if identity is None:
                 return
-            content = of_run(run)
-            if content is not None:
-                record = Record(run, content)
-                self.fresh[record.key].append(record)
-                return
-            identity = json.loads(manifest.read_text(encoding="utf-8")).get("identity", {})
-            state = State.running if is_locked(run) else State.unfinished
-            if state is State.unfinished and (run / FAILURE).exists():
-                state = State.failed
-            self.open[key_of(identity)] = state
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self.faults.append(f"{run}: cannot be read ({error}); delete it to run again")
+            summary = read_json(run / "summary.json")
+            state = _state(run, summary.get("status"))
+            found = Found(run, state, dict(summary.get("metrics", {})))
+            self.by_key[key_of(identity)][summary.get("id", run.name)] = found
+        except UNREADABLE as error:
+            self._fault(run, error)
+
+    def record(self, found: Found) -> Record | None:
+        """None where it cannot be read."""
+        if found.record is None and found.folder not in self.faults:
+            try:
+                content = of_run(found.folder)
+                assert content is not None
+                found.record = checked(Record(found.folder, content))
+            except UNREADABLE as error:
+                self._fault(found.folder, error)
+        return found.record
+
+    def _fault(self, run: Path, error: Exception) -> None:
+        self.faults[run] = f"{run}: cannot be read ({error}); delete it to run again"
+
+
+def _state(run: Path, status: str | None) -> State:
+    if status in ENDED:
+        return State.measured if status == "finished" else State.diverged
+    if is_locked(run):
+        return State.running
+    return State.failed if (run / FAILURE).exists() else State.unfinished
+
+
+class Archive:
+    """The records of ``folder``/records, with the ended runs of ``runs`` beside them."""
+
+    def __init__(self, folder: Path, runs: Runs | Path) -> None:
+        self.folder = folder / "records"
+        self.runs = runs if isinstance(runs, Runs) else Runs(runs)
+        self.kept: dict[str, dict[str, Record]] = defaultdict(dict)
+        records, self._faults = load_records(self.folder)
+        for record in records:
+            self.kept[record.key][record.id] = record
+
+    @property
+    def faults(self) -> list[str]:
+        """A line for everything that could not be read, or that was not taken."""
+        return [*self._faults, *self.runs.faults.values()]
+
+    def read(self, run: Path) -> None:
+        """Look again at a run's folder."""
+        self.runs.read(run)
 
     def outcome(self, job: Job) -> Outcome:
-        found = [*self.kept[job.key], *self.fresh[job.key]]
-        right = [record for record in found if record.content.get("data") == job.config.data.name]
+        kept, found = self.kept.get(job.key, {}), self.runs.by_key.get(job.key, {})
+        records = [*kept.values(), *self._fresh(job.key).values()]
+        records.sort(key=lambda record: (not record.finished, record.id))
+        right = [record for record in records if record.content["data"] == job.config.data.name]
         if right:
             first = right[0]
-            numbers = {json.dumps(r.content["metrics"], sort_keys=True) for r in right}
-            note = f"{len(right)} runs that differ, the first shown" if len(numbers) > 1 else ""
+            differ = any(_differ(r.content["metrics"], first.content["metrics"]) for r in right)
+            note = f"{len(right)} runs that differ, {first.id} shown" if differ else ""
             return Outcome(State.measured if first.finished else State.diverged, first, note)
-        if found:
-            return Outcome(State.other_corpus, found[0], f"measured on {found[0].content['data']}")
-        return Outcome(self.open.get(job.key, State.missing))
+        if records:
+            note = f"measured on {records[0].content['data']}"
+            return Outcome(State.other_corpus, records[0], note)
+        open_states = [State.running, State.failed, State.unfinished]
+        states = [one.state for one in found.values() if one.state in open_states]
+        return Outcome(min(states, key=open_states.index, default=State.missing))
+
+    def _fresh(self, key: str) -> dict[str, Record]:
+        """Ended runs that are not among the records; a finished one counts more than a diverged."""
+        kept, fresh = self.kept.get(key, {}), {}
+        for name, found in self.runs.by_key.get(key, {}).items():
+            old = kept.get(name)
+            better = old is None or (not old.finished and found.state is State.measured)
+            if found.ended and better and (record := self.runs.record(found)) is not None:
+                fresh[name] = record
+        return fresh
 
     def score(self, experiment: Experiment) -> Score:
         """The lowest of a trial's validations; None where it has not ended."""
         metric = experiment.tuning.metric if experiment.tuning else ""
 
         def lowest(job: Job) -> float | None:
-            record = self.outcome(job).record
-            return None if record is None else record.lowest(metric)
+            outcome = self.outcome(job)
+            ended = outcome.state in (State.measured, State.diverged)
+            return outcome.record.lowest(metric) if ended and outcome.record else None
 
         return lowest
 
     def keep(self, cells: list[Cell]) -> list[Record]:
-        """Copy the ended runs that ``cells`` ask for among the records; the new ones."""
+        """Copy the ended runs that ``cells`` ask for among the records; the new ones.
+
+        A record stays as it is where the run was made again with another result: that is a fault.
+        """
         added = []
-        for job in (job for cell in cells for job in cell.jobs):
-            if not self.kept[job.key]:
-                for record in self.fresh[job.key]:
-                    copied = keep(record.content, self.folder)
-                    self.kept[job.key].append(copied)
-                    added.append(copied)
+        for key in dict.fromkeys(job.key for cell in cells for job in cell.jobs):
+            for name, record in self._fresh(key).items():
+                self.kept[key][name] = copied = keep(record.content, self.folder)
+                added.append(copied)
+            for name, found in self.runs.by_key.get(key, {}).items():
+                old = self.kept[key].get(name)
+                if old and found.ended and _differ(old.content["metrics"], found.metrics):
+                    self._faults.append(
+                        f"{found.folder}: another result than in {old.where}, which stays; delete "
+                        "that file to take the new one"
+                    )
         return added
+
+
+def _differ(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two runs disagree in a number; 1 is 1.0, and nan is nan."""
+
+    def plain(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+        numbers = (int, float)
+        return sorted(
+            (name, repr(float(value) if isinstance(value, numbers) else value))
+            for name, value in metrics.items()
+        )
+
+    return first is not second and plain(first) != plain(second)

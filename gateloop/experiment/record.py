@@ -6,20 +6,33 @@ import fcntl
 import json
 import math
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gateloop.experiment.plan import key_of
-from gateloop.files import clear_disk_errors, write_json_atomic
+from gateloop.files import clear_disk_errors, write_text_atomic
 
 POINTS = 100  # of a curve, at most
 PLACES = 64  # of scores by position or distance, at most
 ENDED = ("finished", "diverged")
 FAILURE = "failure.json"
+# what reading a file of somebody else's making may raise
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _SESSION = ("time", "commit", "dirty", "changed", "processor", "cores", "python", "packages")
+_CURVES = ("train/loss", "val/loss", "val/accuracy")
+_REQUIRED = {"id": str, "identity": dict, "status": str, "seed": int, "data": str, "metrics": dict}
+_OPTIONAL = {
+    **dict.fromkeys(("commit", "device", "processor", "mode"), str),
+    **dict.fromkeys(("parameters", "tokens_seen", "steps"), int),
+    **dict.fromkeys(("train_seconds", "tokens_per_second"), (int, float)),
+    "curves": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Record:
     def id(self) -> str:
         return str(self.content["id"])
 
-    @property
+    @cached_property
     def key(self) -> str:
         return key_of(self.content["identity"])
 
@@ -47,16 +60,15 @@ class Record:
 
     def metric(self, name: str) -> float | None:
         """None where the run has no such metric or no finite number for it."""
-        value = self.content.get("metrics", {}).get(name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if is_number and math.isfinite(value) else None
+        value = self.content["metrics"].get(name)
+        return float(value) if _is_finite(value) else None
 
     def lowest(self, name: str) -> float:
         """The lowest value of a validation's metric; infinity where it diverged or has none."""
         if not self.finished:
             return math.inf
         values = self.content.get("curves", {}).get(name, {}).get("values", [])
-        return min((v for v in values if v is not None), default=math.inf)
+        return min((v for v in values if _is_finite(v)), default=math.inf)
 
 
 def load_records(folder: Path) -> tuple[list[Record], list[str]]:
@@ -67,25 +79,66 @@ def load_records(folder: Path) -> tuple[list[Record], list[str]]:
     records, faults = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            records.append(_checked(Record(path, content)))
-        except (OSError, ValueError, RecursionError) as error:
+            content = json.loads(path.read_bytes())
+            records.append(checked(Record(path, content)))
+        except UNREADABLE as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             faults.append(f"{path}: no record ({reason}); restore it, or delete it to run again")
     return records, faults
 
 
-def _checked(record: Record) -> Record:
+def checked(record: Record) -> Record:
+    """The record, which can now be shown. Raises ValueError for the first thing wrong with it."""
     content = record.content
     if not isinstance(content, dict):
         raise ValueError("not an object")
-    shapes = {"id": str, "identity": dict, "status": str, "seed": int, "metrics": dict}
-    for name, shape in shapes.items():
-        if not isinstance(content.get(name), shape):
+    for name, kind in _REQUIRED.items():
+        if not _is(content.get(name), kind):
             raise ValueError(f"{name} is missing or of another type")
+    for name, kinds in _OPTIONAL.items():
+        if content.get(name) is not None and not _is(content[name], kinds):
+            raise ValueError(f"{name} is of another type")
     if content["status"] not in ENDED:
         raise ValueError(f"status is {content['status']!r}")
+    if not re.fullmatch(r"\w[\w.+-]*", content["id"]):  # it names a file
+        raise ValueError(f"{content['id']!r} is no id")
+    if record.finished and not isinstance(content.get("causal"), bool):
+        raise ValueError("causal is missing, the outcome of the causality audit")
+    for name, curve in (content.get("curves") or {}).items():
+        steps, values = curve["steps"], curve["values"]
+        numbers = all(v is None or _is(v, (int, float)) for v in [*steps, *values])
+        if len(steps) != len(values) or not numbers:
+            raise ValueError(f"curves.{name} is no list of steps and one of values")
     return record
+
+
+def _is(value: Any, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
+def keep(content: dict[str, Any], folder: Path) -> Record:
+    """Write a record into ``folder``, whole."""
+    path = folder / f"{content['id']}.json"
+    with clear_disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, as_text(content))
+    return Record(path, content)
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """JSON with a line for each entry, and for each of an entry's own: short, and good to diff."""
+    entries = []
+    for name, value in content.items():
+        shown = json.dumps(value)
+        if isinstance(value, dict) and value:
+            lines = [f"    {json.dumps(key)}: {json.dumps(part)}" for key, part in value.items()]
+            shown = "{\n" + ",\n".join(lines) + "\n  }"
+        entries.append(f"  {json.dumps(name)}: {shown}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 # -- from a run's folder -----------------------------------------------------------------
@@ -101,35 +154,27 @@ def run_folders(runs_dir: Path) -> Iterator[Path]:
 def of_run(folder: Path) -> dict[str, Any] | None:
     """The record of the run in ``folder``; None where it has not ended.
 
-    Raises ValueError where its files cannot be read.
+    Raises one of UNREADABLE where its files are not what a run writes.
     """
-    summary = _json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     if summary.get("status") not in ENDED:
         return None
-    manifest = _json(folder / "manifest.json")
+    manifest = read_json(folder / "manifest.json")
     session = (manifest.get("sessions") or [{}])[-1]
     return {
         **summary,
         "metrics": summary.get("metrics", {}),
-        "identity": manifest.get("identity", {}),
+        "identity": manifest["identity"],
         "command": session.get("command"),
         **{name: session[name] for name in _SESSION if name in session},
         "facts": manifest.get("data", {}),
         "curves": _curves(folder / "metrics.jsonl"),
         "places": {
-            name: {by: _binned(scores[by]) for by in ("by_position", "by_distance")}
-            for name, scores in _json(folder / "test.json").items()
+            f"{name} {by}".strip(): _binned(scores[by])
+            for name, scores in read_json(folder / "test.json").items()
+            for by in ("by_position", "by_distance")
         },
     }
-
-
-def keep(content: dict[str, Any], folder: Path) -> Record:
-    """Write a record into ``folder``, whole."""
-    path = folder / f"{content['id']}.json"
-    with clear_disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, content)
-    return Record(path, content)
 
 
 def is_locked(folder: Path) -> bool:
@@ -147,25 +192,28 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    """What ``path`` holds; {} where there is no such file. Raises ValueError where it is none."""
+    content = json.loads(path.read_bytes()) if path.exists() else {}
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds no object")
     return content
 
 
 def _curves(path: Path) -> dict[str, dict[str, list[float | None]]]:
-    """Steps and values of every metric of metrics.jsonl; training's thinned to POINTS."""
+    """Steps and values of the metrics that a curve shows; training's thinned to POINTS."""
     found: dict[str, tuple[list[float | None], list[float | None]]] = {}
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for row in map(json.loads, lines):
-        for name, value in row.items():
-            if name in ("train/loss", "val/loss", "val/accuracy"):
+        for name in _CURVES:
+            if name in row:
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(row["step"])
-                values.append(value)
+                values.append(_rounded(row[name]))
     return {
         name: {"steps": _thinned(steps), "values": _thinned(values)}
+        if name == "train/loss"
+        else {"steps": steps, "values": values}
         for name, (steps, values) in found.items()
     }
 
@@ -176,8 +224,8 @@ def _thinned(values: list[Any]) -> list[Any]:
     return values[::-1][::stride][::-1] if stride > 1 else values
 
 
-def _binned(scores: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
-    """Mean loss and accuracy over at most PLACES stretches of equal length, weighted by count."""
+def _binned(scores: dict[str, list[float | None]]) -> dict[str, Any]:
+    """Mean loss and accuracy over at most PLACES stretches of ``width``, weighted by count."""
     counts = [count or 0.0 for count in scores["count"]]
     width = max(1, math.ceil(len(counts) / PLACES))
     starts = range(0, len(counts), width)
@@ -190,7 +238,7 @@ def _binned(scores: dict[str, list[float | None]]) -> dict[str, list[float | Non
             yield sum((v or 0.0) * c for v, c in pairs) / total if total else None
 
     return {
-        "from": list(starts),
+        "width": width,
         "loss": [_rounded(v) for v in means(scores["loss"])],
         "accuracy": [_rounded(v) for v in means(scores["accuracy"])],
         "count": [sum(counts[start : start + width]) for start in starts],
