@@ -149,6 +149,9 @@ class TrainerConfig:
     checkpoint_every: int = setting(200, "steps between checkpoints", least=1, identity=False)
     log_every: int = setting(10, "steps between lines of metrics.jsonl", least=1, identity=False)
     gradient_clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", least=0)
+    audit_positions: int = setting(
+        512, "positions that the causality audit after a test scores again, at least", least=512
+    )
     precision: Precision = setting(Precision.float32, "bfloat16 leaves gates and state in float32")
     compile: bool = setting(False, "torch.compile the model")
     device: Device = setting(Device.auto, "auto: CUDA where there is one", identity=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -11,8 +13,17 @@ from gateloop.names import ModeName
 from gateloop.training.feed import tensors
 from gateloop.training.module import token_losses
 
-POSITIONS = 512
 SEQUENCES = 16
+
+
+@dataclass(frozen=True)
+class Audit:
+    """``positions`` scored twice. ``gap``: mean |Δ| of the loss; all losses in nats per token."""
+
+    gap: float
+    loss_parallel: float
+    loss_prefix: float
+    positions: int
 
 
 def audited_positions(scored_BL: np.ndarray, number: int) -> list[int]:
@@ -31,21 +42,21 @@ def audited_positions(scored_BL: np.ndarray, number: int) -> list[int]:
 
 
 @torch.no_grad()
-def causality_gap(
+def audit(
     model: nn.Module,
     evaluation: Evaluation,
     *,
     mode: ModeName,
-    positions: int = POSITIONS,
-) -> tuple[float, int]:
-    """(mean |Δ| of the loss in nats per token, number of positions).
+    positions: int,
+) -> Audit:
+    """What scoring from prefixes alone changes.
 
     At least ``positions`` scored positions, where the evaluation has as many, are scored again
     from their prefixes alone: the model gets the inputs up to there and nothing after.
     """
     model.eval()
     device = next(model.parameters()).device
-    differences: list[Tensor] = []
+    losses: list[Tensor] = []  # (2, positions): in parallel, and from the prefix alone
     found = 0
     for batch in evaluation.batches(SEQUENCES):
         inputs = {name: part.to(device) for name, part in tensors(batch).items()}
@@ -57,9 +68,11 @@ def causality_gap(
             alone = model(tokens[:, :until], reset=prefix_reset, mode=mode)[0][:, -1:]
             target = targets[:, place:until]
             scored = target != IGNORE
-            difference = token_losses(alone, target) - together[:, place:until]
-            differences.append(difference[scored].abs().double().cpu())
+            both = torch.stack([together[:, place:until], token_losses(alone, target)])
+            losses.append(both[:, scored].double().cpu())
             found += int(scored.sum())
         if found >= positions:
             break
-    return float(torch.cat(differences).mean()), found
+    parallel, prefix = torch.cat(losses, dim=1)
+    gap = float((parallel - prefix).abs().mean())
+    return Audit(gap, float(parallel.mean()), float(prefix.mean()), found)

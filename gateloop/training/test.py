@@ -10,9 +10,9 @@ from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.files import write_json_atomic
 from gateloop.models.language_model import LanguageModel
-from gateloop.training.audit import causality_gap
+from gateloop.training.audit import audit
 from gateloop.training.checkpoint import best_weights
-from gateloop.training.evaluation import evaluate
+from gateloop.training.evaluation import evaluate, exponential
 from gateloop.training.record import RunFolder
 
 NOT_CAUSAL = 1e-3  # nats per token; above it no table ranks a result
@@ -46,8 +46,12 @@ def test(
             "by_distance": scores.by_distance.as_lists(),
             **evaluation.facts,
         }
-    gap, positions = causality_gap(model, evaluations[0], mode=config.mode.name)
-    metrics["test/causality_gap"] = gap
-    metrics["test/causality_positions"] = positions
+    found = audit(
+        model, evaluations[0], mode=config.mode.name, positions=config.trainer.audit_positions
+    )
+    metrics["test/causality_gap"] = found.gap
+    metrics["test/causality_positions"] = found.positions
+    metrics["test/audit_perplexity_parallel"] = exponential(found.loss_parallel)
+    metrics["test/audit_perplexity_prefix"] = exponential(found.loss_prefix)
     write_json_atomic(folder.path / "test.json", places)
-    return {"checkpoint": checkpoint, "causal": gap <= NOT_CAUSAL, "metrics": metrics}
+    return {"checkpoint": checkpoint, "causal": found.gap <= NOT_CAUSAL, "metrics": metrics}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gateloop.data import IGNORE, Batch, Evaluation, open_source
 from gateloop.names import ModeName, OutputNorm
-from gateloop.training.audit import audited_positions, causality_gap
+from gateloop.training.audit import Audit, audit, audited_positions
 from gateloop.training.test import NOT_CAUSAL
 from tests.training.small import config, model_of
 
@@ -47,29 +47,40 @@ def evaluation(sequences: int, length: int, ignored: int = 0) -> Evaluation:
     return Evaluation("", batches)
 
 
+def audited(
+    model: torch.nn.Module, given: Evaluation, mode: ModeName = ModeName.auto, positions: int = 512
+) -> Audit:
+    return audit(model, given, mode=mode, positions=positions)
+
+
 def test_a_leak_of_known_size() -> None:
     """Every position but a window's last gains log 2 − log(1 + e^{−1}) nats from what follows."""
-    gap, positions = causality_gap(Leak(1.0), evaluation(16, 32), mode=ModeName.auto)
-    assert positions == 512
+    found = audited(Leak(1.0), evaluation(16, 32))
+    assert found.positions == 512
     expected = (math.log(2) - math.log(1 + math.exp(-1))) * 31 / 32
-    assert gap == pytest.approx(expected, rel=1e-9)
+    assert found.gap == pytest.approx(expected, rel=1e-9)
+    assert found.loss_prefix == pytest.approx(math.log(2), rel=1e-9)
+    assert found.loss_parallel == pytest.approx(math.log(2) - expected, rel=1e-9)
 
 
 def test_a_leak_that_only_hurts_counts_as_well() -> None:
-    gap, _ = causality_gap(Leak(-1.0), evaluation(16, 32), mode=ModeName.auto)
-    assert gap == pytest.approx((math.log(1 + math.e) - math.log(2)) * 31 / 32, rel=1e-9)
+    found = audited(Leak(-1.0), evaluation(16, 32))
+    assert found.gap == pytest.approx((math.log(1 + math.e) - math.log(2)) * 31 / 32, rel=1e-9)
 
 
 def test_enough_positions_wherever_there_are_as_many() -> None:
     for sequences, length, ignored in ((1, 600, 0), (1, 2000, 0), (300, 2, 0), (40, 50, 37)):
         leak = Leak(1.0)
         given = evaluation(sequences, length, ignored)
-        gap, positions = causality_gap(leak, given, mode=ModeName.auto)
-        assert positions >= 512, (sequences, length, ignored)
-        assert gap > 0.15
+        found = audited(leak, given)
+        assert found.positions >= 512, (sequences, length, ignored)
+        assert found.gap > 0.15
     # fewer than that are all taken
-    _, positions = causality_gap(Leak(1.0), evaluation(3, 7, 2), mode=ModeName.auto)
-    assert positions == 15
+    assert audited(Leak(1.0), evaluation(3, 7, 2)).positions == 15
+
+
+def test_as_many_positions_as_asked_for() -> None:
+    assert audited(Leak(1.0), evaluation(64, 100), positions=2000).positions >= 2000
 
 
 def test_positions_are_spread_over_the_window() -> None:
@@ -101,12 +112,12 @@ def test_real_models(norm: OutputNorm, mode: ModeName) -> None:
     with torch.no_grad():  # an untrained head says too little to be caught
         model.head.weight.mul_(5)
     test = open_source(settings.data).evaluations("test")[0]
-    gap, positions = causality_gap(model, test, mode=mode)
-    assert positions >= 512
+    found = audited(model, test, mode)
+    assert found.positions >= 512
     if norm is OutputNorm.group_over_time:
-        assert gap > 10 * NOT_CAUSAL
+        assert found.gap > 10 * NOT_CAUSAL
     else:
-        assert gap < 1e-5
+        assert found.gap < 1e-5
 
 
 def test_resets_are_given_with_the_prefix() -> None:
@@ -118,5 +129,5 @@ def test_resets_are_given_with_the_prefix() -> None:
         tokens = noise.integers(0, 6, (16, 40))
         yield Batch(tokens, tokens, noise.random((16, 40)) < 0.1)
 
-    gap, positions = causality_gap(model, Evaluation("", batches), mode=ModeName.auto)
-    assert positions == 512 and gap < 1e-5
+    found = audited(model, Evaluation("", batches))
+    assert found.positions == 512 and found.gap < 1e-5
