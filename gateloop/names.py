@@ -27,9 +27,12 @@ class PhaseControl(Enum):
 
 
 class AmplitudeActivation(Enum):
+    """``unconstrained`` is for experiments: with it nothing keeps the state from growing."""
+
     sigmoid = "sigmoid"
     exp_exp = "exp_exp"
     exp_softplus = "exp_softplus"
+    unconstrained = "unconstrained"
 
 
 class PhaseActivation(Enum):

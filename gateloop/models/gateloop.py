@@ -108,6 +108,7 @@ class GateLoop(TimeMixer):
             mode=ModeName(mode or ModeName.auto).value,
             state=state[0],
             reset=reset,
+            growth=self.transition.growth,
         )
         y = self.norm(y_BLHV.flatten(-2))
         if self.gate is not None:

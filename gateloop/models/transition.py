@@ -38,6 +38,8 @@ class Transition(nn.Module):
     def __init__(self, d_model: int, heads: int, d_key: int, config: TransitionConfig) -> None:
         super().__init__()
         self.domain = config.domain
+        # an amplitude may pass one, which the operator must be told
+        self.growth = config.amplitude.activation is AmplitudeActivation.unconstrained
         self.cartesian = config.parametrisation is Parametrisation.cartesian
         if self.cartesian:
             self.plane = CartesianPlane(d_model, heads, d_key, config.amplitude)
@@ -58,7 +60,9 @@ class Transition(nn.Module):
 
 
 def log_of_activation(alpha: Tensor, activation: AmplitudeActivation) -> Tensor:
-    """log amplitude ≤ 0 of a logit: log σ(α), −exp(α) or −softplus(α)."""
+    """log amplitude ≤ 0 of a logit: log σ(α), −exp(α) or −softplus(α); or α, which has no bound."""
+    if activation is AmplitudeActivation.unconstrained:
+        return alpha
     if activation is AmplitudeActivation.sigmoid:
         return F.logsigmoid(alpha)
     if activation is AmplitudeActivation.exp_exp:
@@ -68,6 +72,8 @@ def log_of_activation(alpha: Tensor, activation: AmplitudeActivation) -> Tensor:
 
 def logit_of_amplitude(amplitude: float, activation: AmplitudeActivation) -> float:
     """The logit that the activation maps to ``amplitude``, the inverse of log_of_activation."""
+    if activation is AmplitudeActivation.unconstrained:
+        return math.log(amplitude)
     if activation is AmplitudeActivation.exp_exp:
         return math.log(-math.log(amplitude))
     logit = math.log(amplitude) - math.log1p(-amplitude)

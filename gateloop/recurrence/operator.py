@@ -39,12 +39,12 @@ class _Bounded(torch.autograd.Function):
     # clamp's own backward costs four passes. Here the gradient passes as if there were no bounds:
     # under them it vanishes by itself, being a multiple of a.
     @staticmethod
-    def forward(ctx: Any, log_amplitude: Tensor) -> Tensor:
-        return log_amplitude.clamp(LEAST_LOG_AMPLITUDE, 0.0)
+    def forward(ctx: Any, log_amplitude: Tensor, most: float | None) -> Tensor:
+        return log_amplitude.clamp(LEAST_LOG_AMPLITUDE, most)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 def gate_loop(
@@ -81,6 +81,7 @@ def gated_linear_recurrence(
     reset: Tensor | None = None,
     complex_output: bool = False,
     chunk: int | None = None,
+    growth: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n),  a = exp(log_amplitude + i·phase).
 
@@ -105,7 +106,7 @@ def gated_linear_recurrence(
     ``log_amplitude``
         At most 0. That is not checked, which would cost a pass over the data and a wait for the
         device on every call: a positive value counts as 0 and one under -100 as -100. -inf is
-        allowed.
+        allowed. Under ``growth`` a positive value counts as it is, and nothing bounds the state.
     ``mode``
         ``recurrent``, ``scan``, ``chunkwise`` and ``attention`` admit everything; ``convolution``
         only fixed transitions and constant q and k (batch and length axes of 1) without resets.
@@ -132,7 +133,7 @@ def gated_linear_recurrence(
         state_dtype = _COMPLEX[real] if is_complex else real
         if state is not None:
             state = state.to(state_dtype)
-        log_amplitude = _Bounded.apply(log_amplitude.to(real))
+        log_amplitude = _Bounded.apply(log_amplitude.to(real), None if growth else 0.0)
         if phase is not None and not signed:
             phase = phase.to(real)
 

@@ -118,6 +118,7 @@ AMPLITUDES: dict[AmplitudeActivation, Callable[[float], float]] = {
     AmplitudeActivation.sigmoid: sigmoid,
     AmplitudeActivation.exp_exp: lambda alpha: math.exp(-math.exp(alpha)),
     AmplitudeActivation.exp_softplus: lambda alpha: math.exp(-math.log(1 + math.exp(alpha))),
+    AmplitudeActivation.unconstrained: math.exp,
 }
 PHASES: dict[PhaseActivation, Callable[[float], float]] = {
     PhaseActivation.identity: lambda beta: beta,

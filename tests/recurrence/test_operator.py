@@ -122,6 +122,18 @@ def test_an_amplitude_above_one_counts_as_one(mode: str) -> None:
     assert torch.equal(run(above, mode)[0], run(x, mode)[0])
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_under_growth_an_amplitude_above_one_counts_as_it_is(mode: str) -> None:
+    x = make((1, 300, 2, 1, 1), amplitude="one", state=True)
+    x = type(x)(x.q, x.k, x.v, x.log_amplitude + 0.05, x.phase, x.state)
+    y, last = gated_linear_recurrence(
+        x.q, x.k, x.v, x.log_amplitude, x.phase, mode=mode, state=x.state, growth=True
+    )
+    expected, expected_last = step_loop(x)
+    assert expected_last.abs().max() > 1e4
+    assert distance(y, expected) < 1e-10 and distance(last, expected_last) < 1e-10
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "expected"),
     [
