@@ -16,9 +16,8 @@ def memory(layer: Layer, counted_BL: np.ndarray) -> np.ndarray:
 
     −1 / the mean log-amplitude over the counted steps; infinite where nothing is forgotten.
     """
-    decay_C = np.abs(layer.log_amplitude_BLC[counted_BL].mean(0))
-    with np.errstate(divide="ignore"):
-        return 1 / decay_C
+    decay_C = -layer.log_amplitude_BLC[counted_BL].mean(0)
+    return np.divide(1, decay_C, out=np.full(decay_C.shape, np.inf), where=decay_C > 0)
 
 
 def longest(layer: Layer, counted_BL: np.ndarray, number: int) -> np.ndarray:

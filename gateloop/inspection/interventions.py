@@ -1,22 +1,19 @@
-"""What it costs in loss and accuracy to take something away from the transitions."""
+"""What each change of the transitions costs in loss and accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from gateloop.data import Batch, Evaluation
-from gateloop.inspection.transitions import TURN, Change, Made, changed, observe
+from gateloop.inspection.changes import AS_TRAINED, changes_of
+from gateloop.inspection.transitions import Change, Made, changed
 from gateloop.models.language_model import LanguageModel
 from gateloop.names import ModeName
-from gateloop.recurrence.operator import LEAST_LOG_AMPLITUDE
 from gateloop.training.evaluation import evaluate
 
-AS_TRAINED = "as trained"
 AT_ONCE = 32  # sequences; the first batch of them gives the means
 LAYERS = 4  # up to so many, each is also intervened in by itself
 
@@ -52,7 +49,7 @@ def effects(
     first = next(iter(tests[0].batches(AT_ONCE))).inputs_BL
     if reset is not None and not (first == reset).any():
         reset = None
-    changes = interventions(model, first, reset, modulus)
+    changes = changes_of(model, first, reset, modulus)
     layers = len(model.mixers)
     found = []
     for test in tests:
@@ -92,78 +89,12 @@ def first_of(test: Evaluation, sequences: int) -> Evaluation:
         for batch in test.batches(size):
             if left <= 0:
                 return
-            parts = {
-                name: None if part is None else part[:left] for name, part in vars(batch).items()
-            }
-            yield Batch(**parts)
+            yield Batch(
+                batch.inputs_BL[:left],
+                batch.targets_BL[:left],
+                None if batch.reset_BL is None else batch.reset_BL[:left],
+                None if batch.distance_BL is None else batch.distance_BL[:left],
+            )
             left -= len(batch.inputs_BL)
 
     return replace(test, batches=batches, words=None, bytes=None)
-
-
-def interventions(
-    model: LanguageModel, tokens_BL: np.ndarray, reset: int | None, modulus: int | None
-) -> dict[str, Change]:
-    """Name → change. The means are those of the model as trained on ``tokens_BL``."""
-    layers = observe(model, tokens_BL)
-    amplitudes = [torch.from_numpy(x.log_amplitude_BLHK).exp().mean((0, 1)) for x in layers]
-    phases = [torch.from_numpy(x.phase_BLHK) for x in layers]
-    means = [torch.polar(torch.ones_like(p), p).mean((0, 1)).angle() for p in phases]
-
-    def as_trained(_: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        return log_amplitude, phase
-
-    def at(token: int, value: float) -> Change:
-        def change(_: int, tokens_BL: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-            marks_BLHK = tokens_BL.eq(token)[:, :, None, None]
-            return torch.where(marks_BLHK, value, log_amplitude), phase
-
-        return change
-
-    def amplitude_one(_: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        return torch.zeros_like(log_amplitude), phase
-
-    def mean_amplitude(layer: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        frozen_HK = amplitudes[layer].log().clamp_min(LEAST_LOG_AMPLITUDE)
-        return frozen_HK[None, None].to(log_amplitude.dtype), phase
-
-    def no_phase(_: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        return log_amplitude, None if phase is None else torch.zeros_like(phase)
-
-    def mean_phase(layer: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        if phase is None:
-            return log_amplitude, None
-        frozen_BLHK = means[layer][None, None]
-        return log_amplitude, (
-            frozen_BLHK.abs() > TURN / 4 if phase.dtype == torch.bool else frozen_BLHK
-        )
-
-    def rounded(_: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        assert modulus is not None
-        if phase is None or phase.dtype == torch.bool:
-            return log_amplitude, phase
-        unit = TURN / modulus
-        return log_amplitude, (phase / unit).round() * unit
-
-    def other_order(_: int, __: Tensor, log_amplitude: Tensor, phase: Tensor | None) -> Made:
-        """One order for every layer and sequence; fixed transitions have none."""
-        return _shuffled(log_amplitude), None if phase is None else _shuffled(phase)
-
-    found: dict[str, Change] = {AS_TRAINED: as_trained}
-    if reset is not None:
-        found["amplitude 1 at resets"] = at(reset, 0.0)
-        found["amplitude 0 at resets"] = at(reset, LEAST_LOG_AMPLITUDE)
-    found["amplitude 1 everywhere"] = amplitude_one
-    found["amplitudes at their means"] = mean_amplitude
-    found["phase 0 everywhere"] = no_phase
-    found["phases at their means"] = mean_phase
-    if modulus is not None:
-        found[f"phases rounded to multiples of 2π/{modulus}"] = rounded
-    found["transitions in another order"] = other_order
-    return found
-
-
-def _shuffled(part: Tensor) -> Tensor:
-    if part.shape[1] == 1:
-        return part
-    return part[:, torch.randperm(part.shape[1], generator=torch.Generator().manual_seed(0))]

@@ -138,8 +138,18 @@ def attention(
         bright = max(float(np.quantile(mean_LL[past], 0.99)), 1e-12)
         strong = max(float(np.quantile(np.abs(one_LL[past]), 0.99)), 1e-12)
         for axis, values_LL, title, look in (
-            (grid[0, number], mean_LL, "mean over heads", ("magma", 0.0, bright)),
-            (grid[1, number], one_LL, f"head of channel {channel}", ("RdBu", -strong, strong)),
+            (
+                grid[0, number],
+                mean_LL,
+                "surrogate attention, mean of heads",
+                ("magma", 0.0, bright),
+            ),
+            (
+                grid[1, number],
+                one_LL,
+                f"surrogate attention, channel {channel}",
+                ("RdBu", -strong, strong),
+            ),
         ):
             colours, lowest, highest = look
             image = axis.imshow(
@@ -174,6 +184,8 @@ def memories(layers: list[Layer], counted_BL: np.ndarray) -> dict[str, bytes]:
 
 def _mark_resets(axis: Any, resets_L: np.ndarray) -> None:
     steps = np.flatnonzero(resets_L)
+    if not len(steps):  # a line of no points has no place, and spoils the layout
+        return
     across = axis.get_xaxis_transform()
     axis.plot(steps, [1.015] * len(steps), "v", color=RESET, ms=5, transform=across, clip_on=False)
 

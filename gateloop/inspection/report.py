@@ -9,8 +9,9 @@ from dataclasses import asdict
 
 import numpy as np
 
+from gateloop.inspection.changes import AS_TRAINED
 from gateloop.inspection.channels import Channel
-from gateloop.inspection.interventions import AS_TRAINED, Effect
+from gateloop.inspection.interventions import Effect
 from gateloop.inspection.transitions import ATTENTION, Layer, mean_attention
 
 

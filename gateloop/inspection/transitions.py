@@ -28,8 +28,8 @@ Change = Callable[[int, Tensor, Tensor, "Tensor | None"], Made]
 class Layer:
     """What the recurrence of one layer was given, in the model's own precision.
 
-    log_amplitude_BLHK: at most 0, at least −100, where the recurrence cuts it off. phase_BLHK:
-    radians, not wrapped; 0 in a real model, π where a signed one changes sign. q_BLHK, k_BLHK,
+    log_amplitude_BLHK: at most 0, unless the run's activation has no bound; at least −100, where
+    the recurrence cuts it off. phase_BLHK: radians, not wrapped; 0 in a real model, π where a signed one changes sign. q_BLHK, k_BLHK,
     v_BLHV: after the short convolution, where there is one.
     """
 
@@ -102,7 +102,9 @@ def _layer(mixer: GateLoop, made: Made, mixed_BLE: Tensor) -> Layer:
         part.unflatten(-1, (mixer.heads, -1)) for part in mixed_BLE.split(mixer.widths, dim=-1)
     )
     log_amplitude, phase = made
-    log_amplitude = log_amplitude.clamp(LEAST_LOG_AMPLITUDE, 0.0)
+    log_amplitude = log_amplitude.clamp(
+        LEAST_LOG_AMPLITUDE, None if mixer.transition.growth else 0.0
+    )
     if phase is None:
         phase = torch.zeros_like(log_amplitude)
     elif phase.dtype == torch.bool:
