@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int:
     print(study.overview(places), flush=True)
     if options.dry_run:
         return FINISHED
+    study.locate_data()
     with Interruption():
         failed = study.run(places)
     table = write(study.experiment, study.archive, options.results, study.cells())
@@ -90,8 +91,11 @@ class Study:
         self.archive = Archive(options.results / self.experiment.name, options.runs_dir)
         self.failed: dict[str, Ended] = {}
         self.tasks: dict[str, Task] = {}
+
+    def locate_data(self) -> None:
+        """Raise InputError where the data of a run to come are not there."""
         for config in {job.config.data.name: job.config for job in self.wanted()}.values():
-            locate(config.data)  # raises InputError where the data are not there
+            locate(config.data)
 
     def cells(self) -> list[Cell]:
         """The plan as far as what has ended decides it."""

@@ -90,7 +90,10 @@ class Tuning:
 
 @dataclass
 class Experiment:
-    """A table of the results. ``name`` is the file's."""
+    """A table of the results. ``name`` is the file's.
+
+    ``reported``: keys of published numbers of models that have no row.
+    """
 
     title: str
     prediction: str
@@ -101,6 +104,7 @@ class Experiment:
     seeds: list[int] = field(default_factory=lambda: [0])
     panels: list[Panel] = field(default_factory=lambda: [Panel()])
     tuning: Tuning | None = None
+    reported: list[str] = field(default_factory=list)
     name: str = ""
 
 
