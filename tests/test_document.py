@@ -77,12 +77,12 @@ def test_a_mistake_is_one_line_that_names_the_place(change: dict, message: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("title: [", "line 2: .*; correct the YAML"),
+        ("title: [", "line 1: .*; correct the YAML"),
         ("title: a\ntitle: b\nparts: []", "line 2: title is given twice"),
         ("- a", "the file: expected keys and values"),
         ("", "the file: expected keys and values, found null"),
         ("title: !!python/object/apply:os.system [touch executed]", "could not determine a constructor"),
-        ("a: &a [*a]", "found"),
+        ("title: &a [*a]", "title: expected a text, found"),
     ],
 )
 def test_a_malformed_file_is_one_line(

@@ -1,0 +1,73 @@
+"""What ``reproduce`` says before anything runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateloop.errors import InputError
+from gateloop.reproduce import main
+
+EXPERIMENT = """
+title: Small
+prediction: none
+overrides: [model.d_model=8, model.layers=1, trainer.max_steps=6, trainer.validate_every=2]
+seeds: [0, 1]
+columns: [{metric: test/accuracy, title: accuracy, best: highest}]
+rows:
+  - {label: GateLoop, overrides: [model=gateloop]}
+  - {label: GRU, overrides: [model=gru]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    return tmp_path
+
+
+def dry(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["small.yaml", "--dry-run", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_plan(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    said = dry(capsys, "--workers", "1")
+    assert said.splitlines()[:3] == ["Small (small)", "GateLoop  0/2", "GRU       0/2"]
+    assert re.search(r"^4 runs to do, \S+ FLOPs, about .* with 1 at once$", said, re.MULTILINE)
+    assert [path.name for path in folder.iterdir()] == ["small.yaml"]
+
+
+def test_one_row_and_other_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    said = dry(capsys, "--only", "GRU", "--seeds", "3", "4", "5")
+    assert "GRU  0/3\n3 runs to do" in said and "GateLoop" not in said
+
+
+def test_a_change_of_what_a_run_is_makes_another_experiment(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert re.search(r"\(small_[0-9a-f]{8}\)", dry(capsys, "--set", "trainer.max_steps=7"))
+    assert "(small)" in dry(capsys, "--set", "trainer.log_every=7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "GRRU"], "--only GRRU: no such row; .*GRU"),
+        (["--workers", "0"], "--workers 0: must be at least 1"),
+        (["--workers", "999"], "--workers 999: there are .* cores; take at most"),
+        (["--set", "trainer.max_stps=3"], "trainer.max_stps=3: .*trainer.max_steps"),
+        (["--set", "max_steps"], "max_steps"),
+        (["--seeds", "one"], "argument --seeds: .*see python -m gateloop.reproduce --help"),
+        (["--seeds", "-1"], "seed=-1: .*≥ 0"),
+        (["--wrkers", "2"], "unrecognized arguments: --wrkers 2"),
+    ],
+)
+def test_what_is_wrong_is_one_line(folder: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        main(["small.yaml", *arguments])
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in folder.iterdir()] == ["small.yaml"]
