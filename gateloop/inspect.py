@@ -116,7 +116,6 @@ def files(
     subject: Subject,
     channels: list[Channel],
     found: list[Effect],
-    sequences: int,
 ) -> dict[str, bytes]:
     """Everything that is written, by file name."""
     from gateloop.inspection import pictures, report
@@ -132,8 +131,8 @@ def files(
     if subject.modulus is not None:
         content |= pictures.by_token(layers, subject)
     if found:
-        content["interventions.json"] = report.effects_json(run, found, sequences)
-        content["interventions.md"] = report.effects_page(run, found, sequences).encode()
+        content["interventions.json"] = report.effects_json(run, found)
+        content["interventions.md"] = report.effects_page(run, found).encode()
     return content
 
 
@@ -153,7 +152,7 @@ def main(argv: list[str]) -> int:
     config = check(options)
     from gateloop.inspection import subject as subjects
     from gateloop.inspection.interventions import effects
-    from gateloop.inspection.report import channel_table, effects_table
+    from gateloop.inspection.report import channel_table, effects_table, scope
     from gateloop.inspection.transitions import observe
     from gateloop.loading import load
 
@@ -178,11 +177,11 @@ def main(argv: list[str]) -> int:
         )
     run = options.run.resolve().name
     out = options.out or options.run / "inspection"
-    write(out, files(run, layers, subject, channels, found, options.sequences))
+    write(out, files(run, layers, subject, channels, found))
     print(f"{run}: the channels of each layer that remember longest\n")
     print(channel_table(channels, subject.modulus))
     if found:
-        print(f"interventions, on the first {options.sequences} sequences of each test\n")
+        print(f"interventions; {scope(found)}\n")
         print(effects_table(found))
     print(f"written to {out}")
     return FINISHED

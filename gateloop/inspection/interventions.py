@@ -20,11 +20,12 @@ LAYERS = 4  # up to so many, each is also intervened in by itself
 
 @dataclass(frozen=True)
 class Effect:
-    """Loss in nats per scored step and accuracy on ``test``; ``layer`` None: in every layer."""
+    """Loss in nats per scored token and accuracy on ``test``; ``layer`` None: in every layer."""
 
     intervention: str
     layer: int | None
     test: str
+    sequences: int
     tokens: int
     loss: float
     accuracy: float
@@ -78,7 +79,9 @@ def _effect(
 
     with changed(model, here):
         scores = evaluate(model, test, mode=mode, sequences=AT_ONCE).metrics
-    return Effect(name, layer, test.name, int(scores["tokens"]), scores["loss"], scores["accuracy"])
+    sequences = sum(len(batch.inputs_BL) for batch in test.batches(AT_ONCE))
+    tokens = int(scores["tokens"])
+    return Effect(name, layer, test.name, sequences, tokens, scores["loss"], scores["accuracy"])
 
 
 def first_of(test: Evaluation, sequences: int) -> Evaluation:

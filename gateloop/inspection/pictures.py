@@ -211,4 +211,5 @@ def _files(figure: Any, name: str) -> dict[str, bytes]:
             file = io.BytesIO()
             figure.savefig(file, format=form, dpi=100, metadata=metadata)
             found[f"{name}.{form}"] = file.getvalue()
+            figure.set_layout_engine("none")  # it is laid out
     return found

@@ -87,19 +87,26 @@ def _signed(difference: float) -> str:
     return f"{round(difference, 4) + 0.0:+.4f}"  # never -0.0000
 
 
-def effects_page(run: str, effects: list[Effect], sequences: int) -> str:
-    tokens = {e.test: e.tokens for e in effects}
-    tests = ", ".join(f"{name or 'main'}: {count} tokens" for name, count in tokens.items())
-    return (
-        f"# Interventions in {run}\n\n"
-        f"On the first {sequences} sequences of each test ({tests}), with the weights of the best "
-        "validation. In brackets: the difference from as trained; loss in nats per token.\n\n"
-        + effects_table(effects)
+def scope(effects: list[Effect]) -> str:
+    """What they were measured on: "main test (the first 8 sequences, 96 tokens), …"."""
+    counts = {effect.test: (effect.sequences, effect.tokens) for effect in effects}
+    return ", ".join(
+        f"{name or 'main'} test (the first {sequences} sequences, {tokens} tokens)"
+        for name, (sequences, tokens) in counts.items()
     )
 
 
-def effects_json(run: str, effects: list[Effect], sequences: int) -> bytes:
-    content = {"run": run, "sequences": sequences, "effects": [asdict(e) for e in effects]}
+def effects_page(run: str, effects: list[Effect]) -> str:
+    return (
+        f"# Interventions in {run}\n\n"
+        "With the weights of the best validation. Measured on the "
+        f"{scope(effects)}. In brackets: the difference from as trained. Loss is in nats per "
+        "token.\n\n" + effects_table(effects)
+    )
+
+
+def effects_json(run: str, effects: list[Effect]) -> bytes:
+    content = {"run": run, "effects": [asdict(effect) for effect in effects]}
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 

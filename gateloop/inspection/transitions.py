@@ -29,8 +29,8 @@ class Layer:
     """What the recurrence of one layer was given, in the model's own precision.
 
     log_amplitude_BLHK: at most 0, unless the run's activation has no bound; at least −100, where
-    the recurrence cuts it off. phase_BLHK: radians, not wrapped; 0 in a real model, π where a signed one changes sign. q_BLHK, k_BLHK,
-    v_BLHV: after the short convolution, where there is one.
+    the recurrence cuts it off. phase_BLHK: radians, not wrapped; 0 in a real model, π where a
+    signed one changes sign. q_BLHK, k_BLHK, v_BLHV: after the short convolution, if there is one.
     """
 
     log_amplitude_BLHK: np.ndarray

@@ -35,7 +35,7 @@ def test_as_trained_is_the_evaluation_itself() -> None:
         scores = evaluate(model().float(), test, mode=ModeName.scan, sequences=32).metrics
         assert effect.intervention == AS_TRAINED and effect.test == test.name
         assert (effect.loss, effect.accuracy) == (scores["loss"], scores["accuracy"])
-        assert effect.tokens == scores["tokens"] == 40 * 12
+        assert effect.tokens == scores["tokens"] == 40 * 12 and effect.sequences == 40
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -81,12 +81,12 @@ def test_the_model_is_left_as_it_was() -> None:
 # -- the report --------------------------------------------------------------------------
 
 FOUND = [
-    Effect(AS_TRAINED, None, "", 60, 0.25, 0.9),
-    Effect("phase 0 everywhere", None, "", 60, 1.5, 0.4),
-    Effect(AS_TRAINED, None, "L9", 60, 0.5, 0.8),
-    Effect("phase 0 everywhere", None, "L9", 60, 0.49999, 0.8),
-    Effect("phase 0 everywhere", 0, "", 60, 0.75, 0.7),
-    Effect("phase 0 everywhere", 1, "", 60, 0.25, 0.9),
+    Effect(AS_TRAINED, None, "", 5, 60, 0.25, 0.9),
+    Effect("phase 0 everywhere", None, "", 5, 60, 1.5, 0.4),
+    Effect(AS_TRAINED, None, "L9", 5, 60, 0.5, 0.8),
+    Effect("phase 0 everywhere", None, "L9", 5, 60, 0.49999, 0.8),
+    Effect("phase 0 everywhere", 0, "", 5, 60, 0.75, 0.7),
+    Effect("phase 0 everywhere", 1, "", 5, 60, 0.25, 0.9),
 ]
 TABLE = """\
 | intervention       | accuracy         | loss             | accuracy L9      | loss L9          |
@@ -102,14 +102,15 @@ TABLE = """\
 
 def test_effects_as_a_table() -> None:
     assert effects_table(FOUND) == TABLE
-    page = effects_page("gateloop-x", FOUND, 5)
+    page = effects_page("gateloop-x", FOUND)
     assert page.startswith("# Interventions in gateloop-x\n") and page.endswith(TABLE)
-    assert "first 5 sequences of each test (main: 60 tokens, L9: 60 tokens)" in page
+    on = "main test (the first 5 sequences, 60 tokens), L9 test (the first 5 sequences, 60 tokens)"
+    assert f"Measured on the {on}." in page
 
 
 def test_effects_as_json() -> None:
-    content = json.loads(effects_json("gateloop-x", FOUND, 5))
-    assert content["run"] == "gateloop-x" and content["sequences"] == 5
+    content = json.loads(effects_json("gateloop-x", FOUND))
+    assert content["run"] == "gateloop-x"
     assert [Effect(**effect) for effect in content["effects"]] == FOUND
 
 
