@@ -187,7 +187,9 @@ def parse(argument: str) -> Override:
     return Override(key, _value(argument, key, text), text)
 
 
+@cache
 def _value(argument: str, key: str, text: str) -> Any:
+    """What Hydra's grammar reads in the argument; not to be changed."""
     try:
         parsed = OverridesParser.create().parse_override(argument)
     except (HydraException, ValueError) as error:

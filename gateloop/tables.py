@@ -1,4 +1,4 @@
-"""Tables from records, for all experiments or those named.
+"""Tables and pictures from records, for all experiments or those named.
 
 python -m gateloop.tables [experiment…]
 """
@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
 from gateloop.command import run_command
 from gateloop.errors import FINISHED, InputError
-from gateloop.experiment.archive import Archive
+from gateloop.experiment.archive import Archive, Runs
 from gateloop.experiment.plan import Cell, plan
 from gateloop.experiment.schema import FOLDER, Experiment, load_experiment
 from gateloop.files import clear_disk_errors, packed, write_bytes_atomic
 from gateloop.table.content import Table, tabulate
+from gateloop.table.csv import csv
+from gateloop.table.figure import pictures
+from gateloop.table.index import index
+from gateloop.table.latex import latex
+from gateloop.table.markdown import markdown
 from gateloop.table.reported import load_reported
+from gateloop.table.wandb_source import fetch
+
+PICTURES = ("figure.png", "figure.svg", "curves.png", "curves.svg")
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,59 +49,78 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> int:
+    """Returns 0. Raises InputError; a damaged record or run is a line on stderr, and no more."""
     options = parse(argv)
-    names = options.experiments or sorted(p.stem for p in packed(FOLDER).glob("*.yaml"))
-    for experiment in map(load_experiment, names):
-        archive = Archive(options.results / experiment.name, options.runs_dir)
+    experiments = [load_experiment(name) for name in options.experiments or shipped()]
+    fetched, faults = fetch(options.wandb) if options.wandb else ([], [])
+    runs = Runs(options.runs_dir, fetched)
+    for experiment in experiments:
+        archive = Archive(options.results / experiment.name, runs)
         table = write(experiment, archive, options.results)
-        for fault in archive.faults:
-            print(f"gateloop: {fault}", file=sys.stderr)
-        print(f"{options.results / experiment.name}: {summary(table)}")
+        faults += archive.faults
+        print(f"{options.results / experiment.name}: {summary(table)}", flush=True)
+    for fault in dict.fromkeys(faults):
+        print(f"gateloop: {' '.join(fault.split())}", file=sys.stderr)
     return FINISHED
+
+
+def shipped() -> list[str]:
+    return sorted(path.stem for path in packed(FOLDER).glob("*.yaml"))
+
+
+@cache
+def _shipped_experiments() -> list[Experiment]:
+    """Those whose file is in order: another one's mistake is no reason to leave these out."""
+    found = []
+    for name in shipped():
+        with suppress(InputError):
+            found.append(load_experiment(name))
+    return found
 
 
 def write(
     experiment: Experiment, archive: Archive, results: Path, cells: list[Cell] | None = None
 ) -> Table:
-    """Keep what has ended among the records, and write the experiment's table in every form."""
-    from gateloop.table.csv import csv
-    from gateloop.table.figure import curves
-    from gateloop.table.figure import results as dots
-    from gateloop.table.latex import latex
-    from gateloop.table.markdown import markdown
+    """Keep what has ended among the records, and write the experiment's table in every form.
 
-    cells = plan(experiment, archive.score(experiment)) if cells is None else cells
-    archive.keep(cells)
+    Raises InputError where a package is missing or the folder cannot be written.
+    """
+    for package in ("matplotlib", "scipy"):
+        if not find_spec(package):
+            raise InputError(f"tables need the package {package}; pip install {package}")
     score = archive.score(experiment)
+    cells = plan(experiment, score) if cells is None else cells
+    archive.keep(cells)
     table = tabulate(experiment, cells, archive.outcome, score, load_reported(results))
     folder = results / experiment.name
+    drawn = pictures(table, folder)
     files = {
-        "table.md": markdown(table).encode(),
+        "table.md": markdown(table, [name for name in drawn if name.endswith(".png")]).encode(),
         "table.tex": latex(table).encode(),
         "table.csv": csv(table).encode(),
-        **dots(table),
-        **curves(table, "val/loss"),
+        **drawn,
     }
     with clear_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_bytes_atomic(folder / name, content)
+        for name in set(PICTURES) - drawn.keys():  # of records that are gone
+            (folder / name).unlink(missing_ok=True)
+        page = index(results, _shipped_experiments())
+        write_bytes_atomic(results / "README.md", page.encode())
     return table
 
 
 def summary(table: Table) -> str:
     """ "30 of 48 runs measured; 2 diverged" """
-    from collections import Counter
-
     states = Counter(
-        outcome.state.value
-        for part in table.parts
-        for line in part.lines
-        for outcome in line.outcomes.values()
+        outcome.state.value for line in table.lines for outcome in line.outcomes.values()
     )
+    open_cells = sum(not line.outcomes for line in table.lines)
     total = sum(states.values())
-    rest = "".join(f"; {n} {state}" for state, n in states.items() if state != "measured")
-    return f"{states['measured']} of {total} runs measured{rest}"
+    found = f"{states.pop('measured', 0)} of {total} runs measured"
+    found += "".join(f"; {n} {state}" for state, n in states.items())
+    return found + (f"; {open_cells} rows not tuned yet" if open_cells else "")
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What there is of a job. ``note`` says what a reader should know beside the state."""
+    """What there is of a job. ``others``: further runs of it, with other numbers."""
 
     state: State
     record: Record | None = None
-    note: str = ""
+    others: tuple[Record, ...] = ()
 
 
 @dataclass
@@ -139,13 +139,11 @@ class Archive:
         records.sort(key=lambda record: (not record.finished, record.id))
         right = [record for record in records if record.content["data"] == job.config.data.name]
         if right:
-            first = right[0]
-            differ = any(_differ(r.content["metrics"], first.content["metrics"]) for r in right)
-            note = f"{len(right)} runs that differ, {first.id} shown" if differ else ""
-            return Outcome(State.measured if first.finished else State.diverged, first, note)
+            first, metrics = right[0], right[0].content["metrics"]
+            others = tuple(r for r in right[1:] if _differ(r.content["metrics"], metrics))
+            return Outcome(State.measured if first.finished else State.diverged, first, others)
         if records:
-            note = f"measured on {records[0].content['data']}"
-            return Outcome(State.other_corpus, records[0], note)
+            return Outcome(State.other_corpus, records[0])
         open_states = [State.running, State.failed, State.unfinished]
         states = [one.state for one in found.values() if one.state in open_states]
         return Outcome(min(states, key=open_states.index, default=State.missing))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from gateloop.errors import InputError
 from gateloop.experiment.archive import Outcome, State
-from gateloop.experiment.plan import Cell, Job, Score, Setting
+from gateloop.experiment.plan import Cell, Job, Score
 from gateloop.experiment.schema import Column, Experiment
 from gateloop.table.reported import Reported
 from gateloop.table.statistics import leaders, spread
 
 NOT_CAUSAL = "not causal"
+DUPLICATES = "runs differ"
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,22 @@ class Entry:
     marks: tuple[str, ...] = ()
 
     @property
-    def seeds(self) -> int:
-        return len(self.by_seed)
+    def ranked(self) -> bool:
+        return NOT_CAUSAL not in self.marks
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of tuning: how it stands, and its score, None where it has none."""
+
+    job: Job
+    state: State
+    score: float | None
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table. ``reported``: a published number, by column."""
+    """A row of the table. ``reported``: a published number, by metric."""
 
     label: str
     section: str
@@ -40,13 +51,13 @@ class Line:
     entries: list[Entry]
     outcomes: dict[int, Outcome]
     cell: Cell = field(repr=False)
-    scores: dict[Setting, float | None] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
     reported: dict[str, Reported] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The lines of one panel, and the facts of its data that stand beside them."""
+    """The lines of one panel."""
 
     label: str
     lines: list[Line]
@@ -62,8 +73,12 @@ class Table:
         return self.experiment.columns
 
     @property
+    def lines(self) -> Iterator[Line]:
+        return (line for part in self.parts for line in part.lines)
+
+    @property
     def seeds(self) -> int:
-        return max((len(line.outcomes) for part in self.parts for line in part.lines), default=0)
+        return max((len(line.outcomes) for line in self.lines), default=0)
 
 
 def tabulate(
@@ -73,7 +88,16 @@ def tabulate(
     score: Score,
     reported: dict[str, dict[str, Reported]],
 ) -> Table:
-    """The table of ``cells``; ``reported``: published numbers by row's key and metric."""
+    """The table of ``cells``; ``reported``: published numbers by key and metric.
+
+    Raises InputError where a row names a published number that is not there.
+    """
+    for row in experiment.rows:
+        if row.reported is not None and row.reported not in reported:
+            raise InputError(
+                f"{experiment.name}: row {row.label}: reported: {row.reported} is no key of "
+                "results/reported.yaml; add it there, or correct the row"
+            )
     parts = []
     for panel in experiment.panels:
         mine = [cell for cell in cells if cell.panel is panel]
@@ -90,7 +114,7 @@ def tabulate(
                 entries=[columns[column.metric][cell.row.label] for column in experiment.columns],
                 outcomes=outcomes[cell.row.label],
                 cell=cell,
-                scores={job.setting: score(job) for job in cell.trials},
+                trials=[Trial(job, outcome(job).state, score(job)) for job in cell.trials],
                 reported=reported.get(cell.row.reported or "", {}),
             )
             for cell in mine
@@ -118,29 +142,24 @@ def _entries(
     }
     ranked = {label: by_seed for label, by_seed in values.items() if causal[label]}
     first = leaders(ranked, column.best)
-    return {
-        label: _entry(by_seed, outcomes[label], label in first, causal[label], failures[label])
-        for label, by_seed in values.items()
-    }
+    entries = {}
+    for label, by_seed in values.items():
+        found = outcomes[label]
+        states = [_state(found[seed], column) for seed in found if seed not in by_seed]
+        if not found:
+            states = [failures[label] or "not tuned yet"]
+        marks = [] if causal[label] else [NOT_CAUSAL]
+        marks += [DUPLICATES] if any(one.others for one in found.values()) else []
+        mean, deviation = spread(list(by_seed.values())) if by_seed else (None, None)
+        entries[label] = Entry(by_seed, states, mean, deviation, label in first, tuple(marks))
+    return entries
 
 
-def _entry(
-    by_seed: dict[int, float],
-    outcomes: dict[int, Outcome],
-    leads: bool,
-    causal: bool,
-    failure: str,
-) -> Entry:
-    states = [
-        f"{found.state.value}" if found.state is not State.measured else "not a number"
-        for seed, found in outcomes.items()
-        if seed not in by_seed
-    ]
-    if failure:
-        states = [failure]
-    elif not outcomes:
-        states = ["not tuned yet"]
-    mean, deviation = spread(list(by_seed.values())) if by_seed else (None, None)
-    notes = [found.note for found in outcomes.values() if found.note]
-    marks = [*dict.fromkeys(notes), *([] if causal else [NOT_CAUSAL])]
-    return Entry(by_seed, states, mean, deviation, leads, tuple(marks))
+def _state(found: Outcome, column: Column) -> str:
+    """Why a run has no number in ``column``."""
+    if found.state is State.other_corpus and found.record is not None:
+        return f"{found.state.value} ({found.record.content['data']})"
+    if found.state is State.measured and found.record is not None:
+        known = column.metric in found.record.content["metrics"]
+        return "not a number" if known else "not recorded"
+    return found.state.value

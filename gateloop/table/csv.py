@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv as writer
 import io
 
-from gateloop.table.content import Table
-from gateloop.table.words import sources
+from gateloop.experiment.archive import State
+from gateloop.table.content import NOT_CAUSAL, Table
+from gateloop.table.words import Source, sources
 
 HEADS = (
-    "experiment panel row setting metric seed value state id commit hardware parameters tokens "
-    "train_seconds"
+    "experiment panel row setting metric seed value state reported id commit hardware parameters "
+    "tokens train_seconds"
 ).split()
 
 
@@ -20,37 +21,33 @@ def csv(table: Table) -> str:
     out.writerow(HEADS)
     for part in table.parts:
         for line in part.lines:
-            by_seed = {source.seed: source for source in sources(line)}
-            for column, entry in zip(table.columns, line.entries, strict=True):
+            runs = sources(line)
+            for column in table.columns:
+                there = line.reported.get(column.metric)
+                place = [table.experiment.name, part.label, line.label, line.chosen, column.metric]
                 for seed, outcome in line.outcomes.items():
-                    source = by_seed.get(seed)
-                    state = outcome.state.value
-                    if outcome.record is not None and not outcome.record.causal:
-                        state += ", not causal"
-                    facts = (
-                        [
-                            source.id,
-                            source.commit,
-                            source.hardware,
-                            source.parameters,
-                            source.tokens,
-                            f"{source.seconds:.1f}",
-                        ]
-                        if source
-                        else [""] * 6
-                    )
-                    value = entry.by_seed.get(seed)
-                    out.writerow(
-                        [
-                            table.experiment.name,
-                            part.label,
-                            line.label,
-                            line.chosen,
-                            column.metric,
-                            seed,
-                            "" if value is None else repr(value),
-                            state,
-                            *facts,
-                        ]
-                    )
+                    found: list[Source | None] = [run for run in runs if run.seed == seed]
+                    for run in found or [None]:
+                        state, value = outcome.state.value, None
+                        if run is not None and outcome.state is not State.other_corpus:
+                            value = run.record.metric(column.metric)
+                            state += "" if run.shown else ", and another run"
+                            state += "" if run.record.causal else f", {NOT_CAUSAL}"
+                        out.writerow(
+                            [
+                                *place,
+                                seed,
+                                "" if value is None else repr(value),
+                                state,
+                                repr(there.value) if there else "",
+                                *_facts(run),
+                            ]
+                        )
     return text.getvalue()
+
+
+def _facts(run: Source | None) -> list[object]:
+    if run is None:
+        return [""] * 6
+    seconds = "" if run.seconds is None else f"{run.seconds:.1f}"
+    return [run.id, run.commit, run.hardware, run.parameters, run.tokens, seconds]

@@ -2,97 +2,191 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import math
 import statistics
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from gateloop.table.content import Line, Part, Table
+from gateloop.table.content import Line, Table
+from gateloop.table.words import reported_columns
 
 COLOURS = ("#1f6fb4", "#c8553d", "#2a9d6f", "#8a5fbf", "#c99700", "#5b6770", "#d4588c", "#3aa6b9")
+STYLES = ("-", "--", ":", "-.")
+CURVE = "val/loss"
+WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
+MANY = 2000  # lines; more than these would make an SVG that no browser opens
 
 
-def results(table: Table) -> dict[str, bytes]:
-    """A panel for each column, a line for each row: a dot for a seed, a bar at their mean.
+def pictures(table: Table, folder: Path) -> dict[str, bytes]:
+    """The pictures by file name, {} where nothing is measured.
 
-    {"figure.png": …, "figure.svg": …}
+    A picture in ``folder`` that already shows the same numbers is left as it is, since another
+    version of matplotlib draws the same numbers with other bytes.
     """
-    height = 1.2 + 0.28 * max(len(part.lines) for part in table.parts)
-    size = (2.4 + 2.9 * len(table.columns), height * len(table.parts))
-    figure = _figure(size)
-    grid = figure.subplots(
-        len(table.parts), len(table.columns), squeeze=False, sharey="row", sharex="col"
-    )
-    for axes, part in zip(grid, table.parts, strict=True):
-        labels = [line.label for line in part.lines]
-        for index, (axis, column) in enumerate(zip(axes, table.columns, strict=True)):
-            for place, line in enumerate(part.lines):
-                values = list(line.entries[index].by_seed.values())
-                ranked = "not causal" not in line.entries[index].marks
-                axis.plot(
-                    values,
-                    [place] * len(values),
-                    "o" if ranked else "x",
-                    color=COLOURS[0] if ranked else COLOURS[5],
-                    alpha=0.65,
-                    markersize=5,
-                )
-                if values:
-                    mean = statistics.fmean(values)
-                    axis.plot([mean], [place], "|", color="black", markersize=13)
-            axis.set_title(" · ".join(t for t in (part.label, column.title) if t), fontsize=9)
-            axis.set_yticks(range(len(labels)), labels, fontsize=8)
-            axis.grid(axis="x", alpha=0.3)
-            axis.tick_params(axis="x", labelsize=8)
-        axes[0].invert_yaxis()
-    return _files(figure, "figure")
-
-
-def curves(table: Table, metric: str) -> dict[str, bytes]:
-    """Every seed's ``metric`` by training step, a colour for each row; {} where there is none."""
-    figure = _figure((7.2, 0.6 + 3.1 * len(table.parts)))
-    grid = figure.subplots(len(table.parts), 1, squeeze=False, sharex=True)
-    drawn = False
-    for (axis,), part in zip(grid, table.parts, strict=True):
-        for index, line in enumerate(part.lines):
-            drawn |= _curves(axis, line, metric, COLOURS[index % len(COLOURS)], index)
-        axis.set_ylabel(metric, fontsize=8)
-        axis.set_title(part.label, fontsize=9)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, ncols=2, frameon=False)
-        axis.tick_params(labelsize=8)
-    grid[-1][0].set_xlabel("optimiser step", fontsize=8)
-    return _files(figure, "curves") if drawn else {}
-
-
-def _curves(axis: Any, line: Line, metric: str, colour: str, index: int) -> bool:
-    style = ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
-    label: str | None = line.label
-    for outcome in line.outcomes.values():
-        curve = (outcome.record.content if outcome.record else {}).get("curves", {}).get(metric)
-        if curve:
-            axis.plot(
-                curve["steps"], curve["values"], style, color=colour, alpha=0.7, lw=1, label=label
-            )
-            label = None
-    return label is None
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size, layout="constrained")
-
-
-def _files(figure: Any, name: str) -> dict[str, bytes]:
-    import matplotlib
-
-    found = {}
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=form, dpi=110, metadata=metadata)
-            found[f"{name}.{form}"] = file.getvalue()
+    found: dict[str, bytes] = {}
+    for name, shown, draw in (
+        ("figure", _numbers(table), _results),
+        ("curves", _curve_numbers(table), _curves),
+    ):
+        if shown:
+            found |= _files(name, shown, draw, table, folder)
     return found
 
 
-__all__ = ["Part", "curves", "results"]
+# -- what is drawn -----------------------------------------------------------------------
+
+
+def _numbers(table: Table) -> list[Any]:
+    """Everything that the results' picture shows; [] where no run has a number."""
+    entries = [
+        [part.label, line.label, sorted(entry.by_seed.items()), entry.states, entry.ranked]
+        for part in table.parts
+        for line in part.lines
+        for entry in line.entries
+    ]
+    reported = [[line.label, m, r.value] for line in table.lines for m, r in line.reported.items()]
+    titles = [column.title for column in table.columns]
+    return [titles, entries, reported] if any(entry[2] for entry in entries) else []
+
+
+def _curve_numbers(table: Table) -> list[Any]:
+    found = [
+        [part.label, line.label, curves]
+        for part in table.parts
+        for line in part.lines
+        if (curves := _curves_of(line))
+    ]
+    return found
+
+
+def _curves_of(line: Line) -> list[list[tuple[float, float]]]:
+    """Each seed's (step, value) pairs, those that are finite."""
+    found = []
+    for outcome in line.outcomes.values():
+        curves = (outcome.record.content.get("curves") if outcome.record else None) or {}
+        curve = curves.get(CURVE, {"steps": [], "values": []})
+        pairs = zip(curve["steps"], curve["values"], strict=True)
+        found.append([(s, v) for s, v in pairs if v is not None and math.isfinite(v)])
+    return [curve for curve in found if curve]
+
+
+# -- drawing -----------------------------------------------------------------------------
+
+
+def _results(table: Table) -> Any:
+    """A panel for each column, a line for each row: a dot for a seed, a bar at their mean."""
+    rows = max(len(part.lines) for part in table.parts)
+    parts, columns = len(table.parts), len(table.columns)
+    figure = _figure(2.2 + 2.6 * columns, 0.5 + (0.7 + 0.22 * rows) * parts)
+    grid = figure.subplots(parts, columns, squeeze=False, sharey="row", sharex="col")
+    for index, column in enumerate(table.columns):
+        values = [v for line in table.lines for v in line.entries[index].by_seed.values()]
+        if _is_wide(values):
+            grid[0][index].set_xscale("log")
+        for axes, part in zip(grid, table.parts, strict=True):
+            axis = axes[index]
+            for place, line in enumerate(part.lines):
+                _row(axis, place, line, index, column.metric)
+            axis.set_title(" · ".join(t for t in (part.label, column.title) if t), fontsize=9)
+            axis.set_yticks(range(len(part.lines)), [line.label for line in part.lines])
+            axis.set_ylim(len(part.lines) - 0.4, -0.6)
+            axis.grid(axis="x", alpha=0.3)
+            axis.tick_params(labelsize=8)
+    figure.supxlabel(_key(table), fontsize=8)
+    return figure
+
+
+def _row(axis: Any, place: int, line: Line, index: int, metric: str) -> None:
+    entry = line.entries[index]
+    values = list(entry.by_seed.values())
+    there = line.reported.get(metric)
+    if there is not None:
+        axis.plot([there.value], [place], "D", mfc="none", color=COLOURS[1], markersize=5)
+    if not values:
+        states = ", ".join(dict.fromkeys(entry.states))
+        where = axis.get_yaxis_transform()
+        axis.text(0.02, place, states, transform=where, fontsize=7, color="0.5", va="center")
+        return
+    marker, colour = ("o", COLOURS[0]) if entry.ranked else ("x", COLOURS[5])
+    axis.plot(values, [place] * len(values), marker, color=colour, alpha=0.6, markersize=4.5)
+    axis.plot([statistics.fmean(values)], [place], "|", color="black", markersize=11)
+
+
+def _key(table: Table) -> str:
+    parts = ["dot: a seed", "bar: their mean"]
+    parts += (
+        ["×: not causal"] if not all(e.ranked for ln in table.lines for e in ln.entries) else []
+    )
+    parts += ["diamond: reported, not measured here"] if reported_columns(table) else []
+    return " · ".join(parts)
+
+
+def _curves(table: Table) -> Any:
+    """Validation loss by training step, a colour for each row, a line for each seed."""
+    from matplotlib.lines import Line2D
+
+    labels = [row.label for row in table.experiment.rows]
+    styles: dict[str, dict[str, Any]] = {
+        label: {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % 4]}
+        for i, label in enumerate(labels)
+    }
+    figure = _figure(8.0, 0.4 + max(2.9 * len(table.parts), 0.19 * len(labels) + 0.6))
+    grid = figure.subplots(len(table.parts), 1, squeeze=False, sharex=True)
+    drawn = set()
+    for (axis,), part in zip(grid, table.parts, strict=True):
+        curves = [(line.label, curve) for line in part.lines for curve in _curves_of(line)]
+        for label, curve in curves:
+            steps, values = zip(*curve, strict=True)
+            marker = "." if len(curve) == 1 else None
+            many = len(curves) > MANY
+            axis.plot(
+                steps, values, **styles[label], marker=marker, alpha=0.7, lw=1, rasterized=many
+            )
+            drawn.add(label)
+        if _is_wide([value for _, curve in curves for _, value in curve]):
+            axis.set_yscale("log")
+        axis.set_ylabel("validation loss", fontsize=8)
+        axis.set_title(part.label, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.tick_params(labelsize=8)
+    grid[-1][0].set_xlabel("optimiser step, every seed a line", fontsize=8)
+    handles = [Line2D([], [], label=label, **styles[label]) for label in labels if label in drawn]
+    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def _is_wide(values: list[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) / min(values) > WIDE
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _files(
+    name: str, shown: list[Any], draw: Callable[[Table], Any], table: Table, folder: Path
+) -> dict[str, bytes]:
+    """``draw``'s figure as PNG and SVG, each with a digest of what it shows and of how."""
+    source = Path(__file__).read_bytes()
+    digest = hashlib.sha256(source + json.dumps(shown).encode()).hexdigest()
+    there = {form: folder / f"{name}.{form}" for form in ("png", "svg")}
+    old = {form: path.read_bytes() for form, path in there.items() if path.is_file()}
+    if len(old) == len(there) and all(digest.encode() in content for content in old.values()):
+        return {there[form].name: content for form, content in old.items()}
+    from matplotlib import style
+
+    own = {"svg.hashsalt": name, "svg.fonttype": "path"}  # no date, no id by chance
+    with style.context(["default", own]):  # whatever the user's matplotlibrc says
+        figure = draw(table)
+        for form, none in (("png", "Software"), ("svg", "Date")):
+            file = io.BytesIO()
+            metadata = {none: None, "Description": digest}
+            figure.savefig(file, format=form, dpi=110, metadata=metadata)
+            old[form] = file.getvalue()
+    return {there[form].name: content for form, content in old.items()}

@@ -2,132 +2,147 @@
 
 from __future__ import annotations
 
-from gateloop.table.content import Entry, Line, Part, Table
-from gateloop.table.words import number, reported_columns, sources, text
+from itertools import groupby
+
+from gateloop.experiment.archive import State
+from gateloop.table.content import Line, Part, Table, Trial
+from gateloop.table.words import heads, legend, published, sources, text
+
+LONG = 12  # lines of a list; a longer one is folded away
 
 
-def markdown(table: Table) -> str:
-    """The experiment's page: its prediction, a table for each panel, the trials, the runs."""
+def markdown(table: Table, pictures: list[str]) -> str:
+    """The experiment's page: its prediction, a table for each panel, the trials, the runs.
+
+    ``pictures``: names of files beside it.
+    """
     experiment = table.experiment
     blocks = [f"# {experiment.title}"]
     blocks += [experiment.about.strip()] if experiment.about.strip() else []
-    blocks += [f"    python -m gateloop.reproduce {experiment.name}"]
     blocks += [
+        f"    python -m gateloop.reproduce {experiment.name}",
         "## Prediction, written before the runs",
         experiment.prediction.strip(),
         "## Outcome",
+        legend(table),
     ]
-    blocks.append(f"Mean ± standard deviation over {table.seeds} seeds." + _legend(table))
     for part in table.parts:
         blocks += [f"### {part.label}"] if part.label else []
-        blocks.append(_rows([_heads(table), *(_line(table, line) for line in part.lines)]))
+        blocks.append(_table(table, part))
+    blocks += [f"![{experiment.title}]({name})" for name in pictures]
     blocks += _published(table)
     blocks += _trials(table)
-    blocks += ["## Runs", _runs(table)]
+    blocks += ["## Runs", *_runs(table)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _legend(table: Table) -> str:
-    if not any(entry.leads for entry in _entries(table)):
-        return ""
-    return (
-        " Bold: the best of a column, and all whose paired 95 % interval against it contains 0"
-        " (Student's t over the seeds that both have)."
-    )
-
-
-def _entries(table: Table) -> list[Entry]:
-    return [entry for part in table.parts for line in part.lines for entry in line.entries]
-
-
-def _heads(table: Table) -> list[str]:
-    arrows = {"highest": " ↑", "lowest": " ↓", "none": ""}
-    heads = ["", *(column.title + arrows[column.best.name] for column in table.columns)]
-    for column in reported_columns(table):
-        heads += [f"{column.title}, reported", "difference"]
-    return heads
+def _table(table: Table, part: Part) -> str:
+    titles = ["", *heads(table)]
+    rows = [titles]
+    for section, lines in groupby(part.lines, key=lambda line: line.section):
+        rows += [[f"*{escaped(section)}*", *[""] * (len(titles) - 1)]] if section else []
+        rows += [_line(table, line) for line in lines]
+    return _rows(rows)
 
 
 def _line(table: Table, line: Line) -> list[str]:
-    cells = [_escaped(line.label)]
+    cells = [escaped(line.label)]
     for column, entry in zip(table.columns, line.entries, strict=True):
-        shown = _escaped(text(entry, column))
-        shown = f"**{shown}**" if entry.leads else shown
-        cells.append("; ".join([shown, *entry.marks]))
-    by_metric = dict(zip((c.metric for c in table.columns), line.entries, strict=True))
-    for column in reported_columns(table):
-        there = line.reported.get(column.metric)
-        mean = by_metric[column.metric].mean
-        cells.append(number(there.value, column.digits) if there else "")
-        known = there is not None and mean is not None
-        cells.append(f"{mean - there.value:+,.{column.digits}f}" if known else "")
-    return cells
+        shown = escaped(text(entry, column))
+        cells.append("; ".join([f"**{shown}**" if entry.leads else shown, *entry.marks]))
+    return [*cells, *published(table, line)]
 
 
 def _published(table: Table) -> list[str]:
     lines = [
-        f"- {line.label}: {there.value:g}, {there.model}"
+        f"- {escaped(line.label)}: {there.value:g} {there.metric}, {there.model}"
         + "".join(f", {part}" for part in (there.size, there.tokenizer, there.protocol) if part)
-        + f" ({there.source}; {there.confidence})"
-        for part in table.parts
-        for line in part.lines
+        + f" ({there.source}; {there.confidence.value})"
+        for line in table.lines
         for there in line.reported.values()
     ]
     return ["## Reported, not measured here", "\n".join(dict.fromkeys(lines))] if lines else []
 
 
 def _trials(table: Table) -> list[str]:
-    """Every trial with its score, those of a row in its order; what they chose in bold."""
+    """Every trial's score, a column for each value of the grid's last axis; the chosen bold."""
     tuning = table.experiment.tuning
     if tuning is None:
         return []
-    rows = [["panel", "row", "setting", f"lowest {tuning.metric}"]]
+    axis = tuning.extend or list(tuning.grid)[-1]
+    trials = [trial for line in table.lines for trial in line.trials]
+    values = sorted({dict(trial.job.setting.point)[axis] for trial in trials})
+    name = axis.rpartition(".")[2]
+    rows = [["", "", "", *(f"{name} {value:g}" for value in values)]]
     for part in table.parts:
         for line in part.lines:
-            for job in line.cell.trials:
-                setting, score = job.setting.label, line.scores.get(job.setting)
-                chosen = job.setting == line.cell.chosen
-                shown = "" if score is None else number(score, 4)
-                rows.append(
-                    [
-                        part.label,
-                        _escaped(line.label),
-                        _escaped(f"**{setting}**" if chosen else setting),
-                        shown,
-                    ]
-                )
-    return [f"## Trials, by seed {tuning.seed}", _rows(rows)]
+            by_setting: dict[str, dict[float, str]] = {}
+            for trial in line.trials:
+                point = dict(trial.job.setting.point)
+                value = point.pop(axis)
+                others = (f"{key.rpartition('.')[2]} {v:g}" for key, v in point.items())
+                label = ", ".join(part for part in (trial.job.setting.variant, *others) if part)
+                chosen = trial.job.setting == line.cell.chosen
+                by_setting.setdefault(label, {})[value] = _score(trial, chosen)
+            rows += [
+                [
+                    part.label,
+                    escaped(line.label),
+                    escaped(label),
+                    *(found.get(v, "") for v in values),
+                ]
+                for label, found in by_setting.items()
+            ]
+    rows = _without_empty_columns(rows)
+    about = (
+        f"The lowest {tuning.metric} of each trial, by seed {tuning.seed}; bold: what the final "
+        "runs took."
+    )
+    return ["## Trials", about, *_folded(rows, f"{len(trials)} trials")]
 
 
-def _runs(table: Table) -> str:
-    heads = [
-        "row",
-        "setting",
-        "seed",
-        "parameters",
-        "tokens",
-        "minutes",
-        "commit",
-        "hardware",
-        "id",
-    ]
+def _score(trial: Trial, chosen: bool) -> str:
+    if trial.score is None or trial.state is not State.measured:
+        return trial.state.value
+    return f"**{trial.score:.4g}**" if chosen else f"{trial.score:.4g}"
+
+
+def _runs(table: Table) -> list[str]:
+    """Where every number comes from: a line for each run."""
     rows = [
         [
-            _escaped(source.row),
-            _escaped(source.setting),
-            str(source.seed),
-            f"{source.parameters:,}",
-            f"{source.tokens:,}",
-            f"{source.seconds / 60:.1f}",
-            source.commit,
-            source.hardware,
-            f"`{source.id}`",
+            escaped(part.label),
+            escaped(line.label),
+            escaped(line.chosen),
+            str(run.seed),
+            "" if run.parameters is None else f"{run.parameters:,}",
+            "" if run.tokens is None else f"{run.tokens:,}",
+            "" if run.seconds is None else f"{run.seconds / 60:.1f}",
+            run.commit,
+            escaped(run.hardware),
+            f"`{run.id}`" + ("" if run.shown else ", a duplicate, not in the table"),
         ]
         for part in table.parts
         for line in part.lines
-        for source in sources(line)
+        for run in sources(line)
     ]
-    return _rows([heads, *rows]) if rows else "None yet."
+    if not rows:
+        return ["None yet."]
+    titles = ["", "", "setting", "seed", "parameters", "tokens", "minutes", "commit", "hardware"]
+    rows = _without_empty_columns([[*titles, "id"], *rows])
+    note = "+ after a commit: the working tree had changes, which the record lists."
+    return [*_folded(rows, f"{len(rows) - 1} runs"), note]
+
+
+def _folded(rows: list[list[str]], summary: str) -> list[str]:
+    if len(rows) <= LONG:
+        return [_rows(rows)]
+    return [f"<details><summary>{summary}</summary>", _rows(rows), "</details>"]
+
+
+def _without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
+    used = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    return [[row[i] for i in used] for row in rows]
 
 
 def _rows(rows: list[list[str]]) -> str:
@@ -135,8 +150,8 @@ def _rows(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-__all__ = ["Part", "markdown"]
+def escaped(text: str) -> str:
+    """``text`` as one cell shows it."""
+    for character in "\\|*`":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.replace("<", "&lt;").split())

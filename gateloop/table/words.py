@@ -5,71 +5,114 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from gateloop.experiment.archive import State
-from gateloop.experiment.schema import Column
+from gateloop.experiment.record import Record
+from gateloop.experiment.schema import Best, Column
 from gateloop.table.content import Entry, Line, Table
+
+ARROWS = {Best.highest: " ↑", Best.lowest: " ↓", Best.none: ""}
 
 
 def number(value: float, digits: int) -> str:
-    """With ``digits`` decimals; large ones with fewer, tiny ones in powers of ten."""
+    """With ``digits`` decimals: fewer from 100 on, and in powers of ten where they show nothing."""
     if value and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
-    return f"{value:,.{digits if abs(value) < 100 else min(digits, 1)}f}"
+    return f"{value:,.{_decimals(value, digits)}f}"
 
 
-def text(entry: Entry, column: Column, plus_minus: str = "±") -> str:
+def _decimals(value: float, digits: int) -> int:
+    return digits if abs(value) < 100 else min(digits, 1)
+
+
+def text(entry: Entry, column: Column) -> str:
     """ "0.995 ± 0.004", how many seeds where some are not measured, and how those stand."""
-    missing = Counter(entry.states)
-    states = ", ".join(f"{n} {state}" if n > 1 else state for state, n in missing.items())
+    counts = Counter(entry.states)
+    states = ", ".join(f"{n} {state}" if n > 1 else state for state, n in counts.items())
     if entry.mean is None:
-        return states or State.missing.value
+        return states if len(counts) > 1 else entry.states[0]
     shown = number(entry.mean, column.digits)
     if entry.deviation is not None:
-        shown += f" {plus_minus} {number(entry.deviation, column.digits)}"
-    aside = [f"n = {entry.seeds}"] if entry.states else []
-    return shown + (f" ({', '.join([*aside, states])})" if states else "")
+        tiny = "e" in shown  # a deviation has as many decimals as its mean
+        decimals = _decimals(entry.mean, column.digits)
+        shown += " ± " + (f"{entry.deviation:.1e}" if tiny else f"{entry.deviation:,.{decimals}f}")
+    return shown + (f" (n = {len(entry.by_seed)}, {states})" if states else "")
+
+
+def heads(table: Table) -> list[str]:
+    """Over a table's columns: the measured ones, then what was reported and the difference."""
+    found = [column.title + ARROWS[column.best] for column in table.columns]
+    for column in reported_columns(table):
+        found += [f"{column.title}, reported", "difference"]
+    return found
+
+
+def published(table: Table, line: Line) -> list[str]:
+    """The published number and measured − published, for each column that has any."""
+    means = {c.metric: e.mean for c, e in zip(table.columns, line.entries, strict=True)}
+    cells = []
+    for column in reported_columns(table):
+        there, mean = line.reported.get(column.metric), means[column.metric]
+        cells.append(number(there.value, column.digits) if there else "")
+        difference = mean - there.value if there and mean is not None else None
+        decimals = _decimals(difference or 0.0, column.digits)
+        cells.append("" if difference is None else f"{difference:+,.{decimals}f}")
+    return cells
 
 
 def reported_columns(table: Table) -> list[Column]:
     """Those for which some row has a published number."""
-    named = {m for part in table.parts for line in part.lines for m in line.reported}
+    named = {metric for line in table.lines for metric in line.reported}
     return [column for column in table.columns if column.metric in named]
+
+
+def legend(table: Table) -> str:
+    """What the numbers are, and what bold means where something is bold."""
+    several = table.seeds > 1
+    found = f"Mean ± standard deviation over {table.seeds} seeds." if several else "One seed."
+    if any(entry.leads for line in table.lines for entry in line.entries):
+        ties = (
+            ", and all whose paired 95 % interval against it contains 0 (Student's t over the "
+            "seeds that both have)"
+        )
+        found += f" Bold: the best of a column{ties if several else ''}."
+    return found
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run behind a line."""
+    """One run behind a line. ``shown``: its numbers are the table's."""
 
-    row: str
-    setting: str
     seed: int
     id: str
     commit: str
     hardware: str
-    parameters: int
-    tokens: int
-    seconds: float
+    parameters: int | None
+    tokens: int | None
+    seconds: float | None
+    shown: bool
+    record: Record
 
 
 def sources(line: Line) -> list[Source]:
-    found = []
-    for seed, outcome in line.outcomes.items():
-        if outcome.record is None:
-            continue
-        content = outcome.record.content
-        commit = (content.get("commit") or "no commit")[:7]
-        hardware = [content.get("device"), content.get("processor")]
-        found.append(
-            Source(
-                row=line.label,
-                setting=line.chosen,
-                seed=seed,
-                id=outcome.record.id,
-                commit=commit + ("+" if content.get("dirty") else ""),
-                hardware=" on ".join(str(part) for part in dict.fromkeys(hardware) if part),
-                parameters=int(content.get("parameters") or 0),
-                tokens=int(content.get("tokens_seen") or 0),
-                seconds=float(content.get("train_seconds") or 0.0),
-            )
-        )
-    return found
+    """Every run behind a line, seed by seed, with the duplicates that differ."""
+    return [
+        _source(seed, record, record is outcome.record)
+        for seed, outcome in line.outcomes.items()
+        for record in ([outcome.record] if outcome.record else []) + list(outcome.others)
+    ]
+
+
+def _source(seed: int, record: Record, shown: bool) -> Source:
+    content = record.content
+    commit = content.get("commit")
+    hardware = [content.get("device"), content.get("processor")]
+    return Source(
+        seed=seed,
+        id=record.id,
+        commit=commit[:7] + ("+" if content.get("dirty") else "") if commit else "",
+        hardware=" on ".join(part for part in dict.fromkeys(hardware) if part),
+        parameters=content.get("parameters"),
+        tokens=content.get("tokens_seen"),
+        seconds=content.get("train_seconds"),
+        shown=shown,
+        record=record,
+    )
