@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache
+
 import torch
 
 from gateloop.config import Config, TextConfig
@@ -58,6 +61,19 @@ def flops_per_step(config: Config) -> float:
     inputs, classes = vocabulary(config)
     model = on_meta(config, inputs, classes)
     return 6 * tokens_per_step(config) * (count(model.blocks) + config.model.d_model * classes)
+
+
+@cache
+def matrix_product_rate() -> float:
+    """FLOP/s of a float32 matrix product on this machine, on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(1024, 1024, device=device)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        float((a @ a)[0, 0])  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(times)
 
 
 def vocabulary(config: Config) -> tuple[int, int]:

@@ -14,16 +14,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A unit imports from lower layers and from its own; in APART, only from lower.
 LAYERS = [
-    {"errors", "names", "setting", "model_config", "baseline_config", "config", "files"},
+    {"errors", "names", "setting", "model_config", "baseline_config", "config", "files", "document"},
     {"keys", "registry", "derived", "draft", "validation", "identity"},
     {"recurrence"},
     {"models", "data"},
     {"training"},
+    {"inspection"},
     {"command", "compose", "forecast", "generate", "help", "loading", "run"},
+    {"experiment"},
+    {"table"},
+    {"inspect", "reproduce", "tables"},
 ]
+EXPERIMENTS = {"experiment", "table", "reproduce", "tables"}
 APART = {"models", "data"}
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help"}
+NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help"} | EXPERIMENTS
 NO_LIGHTNING = {unit for rank in range(RANK["training"]) for unit in LAYERS[rank]}
 NO_HYDRA = {unit for rank in range(RANK["compose"]) for unit in LAYERS[rank]}
 OPTIONAL = {
@@ -32,6 +37,7 @@ OPTIONAL = {
     "matplotlib",
     "pandas",
     "pyarrow",
+    "scipy",
     "sentencepiece",
     "tensorboard",
     "tokenizers",

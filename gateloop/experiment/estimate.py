@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable
-from functools import cache
 
 from gateloop.config import Config
 from gateloop.derived import tokens_per_step
@@ -36,13 +34,19 @@ def seconds(cells: Iterable[Cell], outcome: Callable[[Job], Outcome]) -> dict[st
     todo = [job for cell in cells for job in [*cell.jobs, *cell.later] if not outcome(job).record]
     if not todo:
         return {}
-    rate = statistics.median(rates) if rates else SHARE * machine_rate()
+    rate = statistics.median(rates) if rates else SHARE * _machine_rate()
     return {
         job.key: tokens(job.config) / speeds[job.row]
         if job.row in speeds
         else flops(job.config) / rate
         for job in todo
     }
+
+
+def _machine_rate() -> float:
+    from gateloop.forecast import matrix_product_rate
+
+    return matrix_product_rate()
 
 
 _PER_STEP: dict[tuple[str, str], float] = {}
@@ -56,18 +60,3 @@ def flops(config: Config) -> float:
     if same not in _PER_STEP:
         _PER_STEP[same] = flops_per_step(config)
     return config.trainer.max_steps * _PER_STEP[same]
-
-
-@cache
-def machine_rate() -> float:
-    """FLOP/s of a float32 matrix product, on a GPU where there is one."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(1024, 1024, device=device)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
-        times.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(times)
