@@ -23,6 +23,7 @@ from enum import Enum
 from pathlib import Path
 
 from gateloop.document import load
+from gateloop.draft import choose
 from gateloop.errors import InputError
 from gateloop.files import packed
 
@@ -131,8 +132,6 @@ def find(given: str) -> Path:
     shipped = {path.stem: path for path in sorted(packed(FOLDER).glob("*.yaml"))}
     if here.stem in shipped and here.parent in (Path(), Path(FOLDER)):
         return shipped[here.stem]
-    from gateloop.draft import choose
-
     raise InputError(f"{given}: no such experiment; {choose(here.stem, list(shipped))}")
 
 
@@ -158,6 +157,11 @@ def _check(experiment: Experiment) -> None:
         twice = [label for i, label in enumerate(labels) if label in labels[:i]]
         if twice:
             raise InputError(f"{name}: {twice[0]!r} is there twice; rename or remove one")
+    titles = [column.title for column in experiment.columns]
+    for i, panel in enumerate(experiment.panels):
+        for title in panel.metrics:
+            if title not in titles:
+                raise InputError(f"panels[{i}].metrics: {title}: {choose(title, titles)}")
     tuning = experiment.tuning
     for i, row in enumerate(experiment.rows):
         if row.variants and tuning is None:

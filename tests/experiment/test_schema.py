@@ -49,6 +49,10 @@ TUNING = {"grid": {"optimizer.lr": [1e-3, 1e-2]}}
     ("changes", "message"),
     [
         ({"rows": []}, "rows: empty"),
+        (
+            {"panels": [{"label": "p", "metrics": {"acuracy": ""}}]},
+            r"panels\[0\].metrics: acuracy: choose one of accuracy; did you mean accuracy",
+        ),
         ({"seeds": []}, "seeds: empty"),
         ({"prediction": " \n"}, "prediction: empty; write down what you expect"),
         ({"rows": [{"label": "a"}, {"label": "a"}]}, "rows: 'a' is there twice"),
