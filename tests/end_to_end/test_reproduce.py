@@ -42,7 +42,7 @@ EXPERIMENT = {
         {"label": "GRU", "overrides": ["model=gru"]},
     ],
 }
-TWO_CORES = len(os.sched_getaffinity(0)) >= 2
+WORKERS = str(min(2, len(os.sched_getaffinity(0))))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -105,7 +105,7 @@ def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Run to its end without anything happening to it."""
     study = Study(tmp_path_factory.mktemp("whole"))
-    done = study.run("--workers", "2" if TWO_CORES else "1")
+    done = study.run("--workers", WORKERS)
     assert done.returncode == 0, done.stderr
     return study
 
@@ -153,8 +153,10 @@ def test_killed_and_started_again_the_table_is_the_same(whole: Study, tmp_path: 
     for process in study.runs().values():
         os.kill(process, signal.SIGKILL)
 
-    second = study.start()
-    wait_for(study.runs)
+    second = study.start("--workers", WORKERS)
+    wait_for(lambda: len(study.runs()) == int(WORKERS))
+    cores = [os.sched_getaffinity(process) for process in study.runs().values()]
+    assert sum(map(len, cores)) == len(set().union(*cores)), "runs share a core"
     os.kill(next(iter(study.runs().values())), signal.SIGKILL)  # is retried
     wait_for(lambda: len(list(tmp_path.glob("results/small/records/*.json"))) >= 1)
     wait_for(study.runs)
