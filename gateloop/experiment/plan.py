@@ -90,7 +90,8 @@ Score = Callable[[Job], "float | None"]
 
 def key_of(described: dict[str, Any]) -> str:
     """A run's identity as text, without the corpus's fingerprint: that needs the corpus."""
-    known = {name: value for name, value in described.items() if name != "fingerprint"}
+    known = {"seed": Config.seed, **described}
+    known.pop("fingerprint", None)
     return json.dumps(known, sort_keys=True, separators=(",", ":"))
 
 
@@ -196,8 +197,9 @@ def _extend(axes: dict[str, list[float]], best: Setting, tuning: Tuning) -> bool
 
 
 @cache
-def _composed(arguments: tuple[str, ...]) -> Config:
-    return compose(list(arguments))
+def _composed(arguments: tuple[str, ...]) -> tuple[Config, dict[str, Any]]:
+    config = compose(list(arguments))
+    return config, identity(config)
 
 
 def _job(
@@ -206,7 +208,7 @@ def _job(
     overrides = merged(base, setting.overrides(cell.row), changes)
     arguments = merged(overrides, [f"seed={seed}"])
     try:
-        config = replace(_composed(tuple(overrides)), seed=seed)
+        config, described = _composed(tuple(overrides))
     except InputError as error:
         place = " · ".join(part for part in (cell.panel.label, cell.row.label) if part)
         raise InputError(f"{place}: {error}") from error
@@ -217,6 +219,6 @@ def _job(
         seed=seed,
         setting=setting,
         arguments=tuple(arguments),
-        config=config,
-        key=key_of(identity(config)),
+        config=replace(config, seed=seed),
+        key=key_of({**described, "seed": seed}),
     )

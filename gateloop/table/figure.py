@@ -8,17 +8,19 @@ import json
 import math
 import statistics
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from gateloop.table.content import Line, Table
+from gateloop.table.content import Line, Part, Table
 from gateloop.table.words import reported_columns
 
 COLOURS = ("#1f6fb4", "#c8553d", "#2a9d6f", "#8a5fbf", "#c99700", "#5b6770", "#d4588c", "#3aa6b9")
 STYLES = ("-", "--", ":", "-.")
 CURVE = "val/loss"
 WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
-MANY = 2000  # lines; more than these would make an SVG that no browser opens
+LARGEST = 60.0  # inches of a side: a browser shows no larger picture well
+MANY = 500  # lines or dots; more of them in an SVG would be too much for a browser
 
 
 def pictures(table: Table, folder: Path) -> dict[str, bytes]:
@@ -89,8 +91,7 @@ def _results(table: Table) -> Any:
             grid[0][index].set_xscale("log")
         for axes, part in zip(grid, table.parts, strict=True):
             axis = axes[index]
-            for place, line in enumerate(part.lines):
-                _row(axis, place, line, index, column.metric)
+            _dots(axis, part, index, column.metric)
             axis.set_title(" · ".join(t for t in (part.label, column.title) if t), fontsize=9)
             axis.set_yticks(range(len(part.lines)), [line.label for line in part.lines])
             axis.set_ylim(len(part.lines) - 0.4, -0.6)
@@ -100,20 +101,30 @@ def _results(table: Table) -> Any:
     return figure
 
 
-def _row(axis: Any, place: int, line: Line, index: int, metric: str) -> None:
-    entry = line.entries[index]
-    values = list(entry.by_seed.values())
-    there = line.reported.get(metric)
-    if there is not None:
-        axis.plot([there.value], [place], "D", mfc="none", color=COLOURS[1], markersize=5)
-    if not values:
-        states = ", ".join(dict.fromkeys(entry.states))
-        where = axis.get_yaxis_transform()
-        axis.text(0.02, place, states, transform=where, fontsize=7, color="0.5", va="center")
-        return
-    marker, colour = ("o", COLOURS[0]) if entry.ranked else ("x", COLOURS[5])
-    axis.plot(values, [place] * len(values), marker, color=colour, alpha=0.6, markersize=4.5)
-    axis.plot([statistics.fmean(values)], [place], "|", color="black", markersize=11)
+def _dots(axis: Any, part: Part, index: int, metric: str) -> None:
+    dots: list[tuple[float, int]] = []
+    crosses: list[tuple[float, int]] = []
+    means, published = [], []
+    for place, line in enumerate(part.lines):
+        entry = line.entries[index]
+        values = list(entry.by_seed.values())
+        (dots if entry.ranked else crosses).extend((value, place) for value in values)
+        if values:
+            means.append((statistics.fmean(values), place))
+        else:
+            states, where = ", ".join(dict.fromkeys(entry.states)), axis.get_yaxis_transform()
+            axis.text(0.02, place, states, transform=where, fontsize=7, color="0.5", va="center")
+        if metric in line.reported:
+            published.append((line.reported[metric].value, place))
+    for points, marker, look in (
+        (dots, "o", {"color": COLOURS[0], "alpha": 0.6, "markersize": 4.5}),
+        (crosses, "x", {"color": COLOURS[5], "alpha": 0.8, "markersize": 5}),
+        (means, "|", {"color": "black", "markersize": 11}),
+        (published, "D", {"color": COLOURS[1], "mfc": "none", "markersize": 5}),
+    ):
+        if points:
+            many = len(points) > MANY
+            axis.plot(*zip(*points, strict=True), marker, **look, rasterized=many)
 
 
 def _key(table: Table) -> str:
@@ -139,13 +150,11 @@ def _curves(table: Table) -> Any:
     drawn = set()
     for (axis,), part in zip(grid, table.parts, strict=True):
         curves = [(line.label, curve) for line in part.lines for curve in _curves_of(line)]
-        for label, curve in curves:
-            steps, values = zip(*curve, strict=True)
-            marker = "." if len(curve) == 1 else None
+        for label, found in groupby(curves, key=lambda pair: pair[0]):
+            joined = [point for _, curve in found for point in (*curve, (math.nan, math.nan))]
+            steps, values = zip(*joined, strict=True)
             many = len(curves) > MANY
-            axis.plot(
-                steps, values, **styles[label], marker=marker, alpha=0.7, lw=1, rasterized=many
-            )
+            axis.plot(steps, values, **styles[label], alpha=0.7, lw=1, rasterized=many)
             drawn.add(label)
         if _is_wide([value for _, curve in curves for _, value in curve]):
             axis.set_yscale("log")
@@ -166,7 +175,9 @@ def _is_wide(values: list[float]) -> bool:
 def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(
+        figsize=(min(width, LARGEST), min(height, LARGEST)), dpi=110, layout="constrained"
+    )
 
 
 def _files(
@@ -181,12 +192,14 @@ def _files(
         return {there[form].name: content for form, content in old.items()}
     from matplotlib import style
 
-    own = {"svg.hashsalt": name, "svg.fonttype": "path"}  # no date, no id by chance
+    own = {"svg.hashsalt": name, "svg.fonttype": "path", "savefig.dpi": "figure"}
     with style.context(["default", own]):  # whatever the user's matplotlibrc says
         figure = draw(table)
+        figure.get_layout_engine().execute(figure)  # once for both forms
+        figure.set_layout_engine("none")
         for form, none in (("png", "Software"), ("svg", "Date")):
             file = io.BytesIO()
             metadata = {none: None, "Description": digest}
-            figure.savefig(file, format=form, dpi=110, metadata=metadata)
+            figure.savefig(file, format=form, metadata=metadata)
             old[form] = file.getvalue()
     return {there[form].name: content for form, content in old.items()}
