@@ -140,7 +140,12 @@ def _entries(
         label: all(found.record is None or found.record.causal for found in by_seed.values())
         for label, by_seed in outcomes.items()
     }
-    ranked = {label: by_seed for label, by_seed in values.items() if causal[label]}
+    # a mean over the seeds that happened to end well is no rival of one over all
+    ranked = {
+        label: by_seed
+        for label, by_seed in values.items()
+        if causal[label] and len(by_seed) == len(outcomes[label])
+    }
     first = leaders(ranked, column.best)
     entries = {}
     for label, by_seed in values.items():

@@ -87,7 +87,7 @@ def _results(table: Table) -> Any:
     grid = figure.subplots(parts, columns, squeeze=False, sharey="row", sharex="col")
     for index, column in enumerate(table.columns):
         values = [v for line in table.lines for v in line.entries[index].by_seed.values()]
-        if _is_wide(values):
+        if _is_wide(values) and "accuracy" not in column.metric:
             grid[0][index].set_xscale("log")
         for axes, part in zip(grid, table.parts, strict=True):
             axis = axes[index]

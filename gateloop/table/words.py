@@ -70,8 +70,8 @@ def legend(table: Table) -> str:
     found = f"Mean ± standard deviation over {table.seeds} seeds." if several else "One seed."
     if any(entry.leads for line in table.lines for entry in line.entries):
         ties = (
-            ", and all whose paired 95 % interval against it contains 0 (Student's t over the "
-            "seeds that both have)"
+            ", and all whose paired 95 % interval against it contains 0 (Student's t), among the "
+            "rows that have a number for every seed"
         )
         found += f" Bold: the best of a column{ties if several else ''}."
     return found

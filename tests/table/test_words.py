@@ -1,0 +1,43 @@
+"""Numbers as a reader wants them."""
+
+import pytest
+
+from gateloop.experiment.schema import Column
+from gateloop.table.content import Entry
+from gateloop.table.words import number, text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.995, 3, "0.995"),
+        (0.0, 3, "0.000"),
+        (1.0, 3, "1.000"),
+        (214.44, 3, "214.4"),
+        (1234.54, 1, "1,234.5"),
+        (1234.54, 0, "1,235"),
+        (13.44, 1, "13.4"),
+        (2.1e-6, 3, "2.1e-06"),
+        (0.0004, 3, "4.0e-04"),
+        (-0.5, 2, "-0.50"),
+    ],
+)
+def test_number(value: float, digits: int, shown: str) -> None:
+    assert number(value, digits) == shown
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "states", "shown"),
+    [
+        (0.995, 0.0042, [], "0.995 ± 0.004"),
+        (1.0, 0.0001, [], "1.000 ± 0.000"),
+        (1234.54, 12.345, [], "1,234.5 ± 12.3"),
+        (2e-6, 1e-7, [], "2.0e-06 ± 1.0e-07"),
+        (0.9, None, ["missing", "missing"], "0.900 (n = 1, 2 missing)"),
+        (0.9, 0.1, ["diverged", "failed"], "0.900 ± 0.100 (n = 1, diverged, failed)"),
+        (None, None, ["missing", "missing"], "missing"),
+        (None, None, ["failed", "missing", "missing"], "failed, 2 missing"),
+    ],
+)
+def test_text(mean: float | None, deviation: float | None, states: list[str], shown: str) -> None:
+    assert text(Entry({0: 0.0}, states, mean, deviation), Column("m", "m")) == shown
