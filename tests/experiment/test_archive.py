@@ -1,0 +1,158 @@
+"""How runs stand: the committed records, with what is in runs/ beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateloop.experiment.archive import Archive, Runs, State
+from gateloop.experiment.plan import Cell, Job, plan
+from gateloop.experiment.record import FAILURE, Record, keep
+from gateloop.experiment.schema import Column, Experiment, Row, Tuning
+from gateloop.identity import identity, run_id
+
+EXPERIMENT = Experiment(
+    "T", "p", [Column("test/accuracy", "a")], [Row("GRU", ["model=gru"])], name="x"
+)
+
+
+@pytest.fixture
+def cells() -> list[Cell]:
+    return plan(EXPERIMENT, lambda job: None)
+
+
+@pytest.fixture
+def job(cells: list[Cell]) -> Job:
+    return cells[0].final[0]
+
+
+def content(job: Job, accuracy: float = 0.5, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": run_id(job.config),
+        "status": "finished",
+        "data": "memory_horizon",
+        "seed": job.seed,
+        "causal": True,
+        "metrics": {"test/accuracy": accuracy},
+        "identity": identity(job.config),
+        **changes,
+    }
+
+
+def run(folder: Path, job: Job, accuracy: float = 0.5, **changes: Any) -> Path:
+    """A run's folder, as far as a record comes from it."""
+    record = content(job, accuracy, **changes)
+    path = folder / "runs" / record["id"]
+    path.mkdir(parents=True)
+    (path / "manifest.json").write_text(json.dumps({"identity": record.pop("identity")}))
+    (path / "summary.json").write_text(json.dumps(record))
+    return path
+
+
+def accuracy(archive: Archive, job: Job) -> float | None:
+    record = archive.outcome(job).record
+    return record.metric("test/accuracy") if record else None
+
+
+def test_an_ended_run_is_copied_once(tmp_path: Path, cells: list[Cell], job: Job) -> None:
+    run(tmp_path, job)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert archive.outcome(job).state is State.measured
+    assert [record.id for record in archive.keep(cells)] == [run_id(job.config)]
+    written = (tmp_path / "records" / f"{run_id(job.config)}.json").read_bytes()
+    assert archive.keep(cells) == [] and not archive.faults
+    clone = Archive(tmp_path, tmp_path / "none")
+    assert clone.outcome(job).state is State.measured and accuracy(clone, job) == 0.5
+    again = Archive(tmp_path, tmp_path / "runs")
+    assert again.keep(cells) == []
+    assert (tmp_path / "records" / f"{run_id(job.config)}.json").read_bytes() == written
+
+
+def test_a_measured_cell_stays(tmp_path: Path, cells: list[Cell], job: Job) -> None:
+    """Whatever became of the run in runs/ since."""
+    keep(content(job), tmp_path / "records")
+    path = run(tmp_path, job, 0.9)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    archive.keep(cells)
+    assert accuracy(archive, job) == 0.5
+    (fault,) = archive.faults
+    assert str(path) in fault and "another result" in fault and "which stays" in fault
+    (path / "summary.json").unlink()
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert archive.outcome(job).state is State.measured and not archive.faults
+
+
+def test_a_finished_run_takes_a_diverged_ones_place(
+    tmp_path: Path, cells: list[Cell], job: Job
+) -> None:
+    keep(content(job, status="diverged", metrics={}), tmp_path / "records")
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert archive.outcome(job).state is State.diverged
+    run(tmp_path, job, 0.7)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    archive.keep(cells)
+    assert accuracy(Archive(tmp_path, tmp_path / "none"), job) == 0.7
+
+
+def test_two_runs_of_a_cell(tmp_path: Path, cells: list[Cell], job: Job) -> None:
+    """The same numbers are no news; other numbers are, and both records are kept."""
+    run(tmp_path, job, id="gru-memory_horizon-s0-aaaaaaaa")
+    run(tmp_path, job, id="gru-memory_horizon-s0-bbbbbbbb")
+    archive = Archive(tmp_path, tmp_path / "runs")
+    archive.keep(cells)
+    assert not archive.outcome(job).others
+    run(tmp_path, job, 0.9, id="gru-memory_horizon-s0-cccccccc")
+    Archive(tmp_path, tmp_path / "runs").keep(cells)
+    outcome = Archive(tmp_path, tmp_path / "none").outcome(job)
+    assert outcome.record is not None and outcome.record.id.endswith("aaaaaaaa")
+    assert [record.id[-8:] for record in outcome.others] == ["cccccccc"]
+
+
+def test_another_corpus_fills_no_cell(tmp_path: Path, job: Job) -> None:
+    keep(content(job, data="memory_horizon-partial"), tmp_path / "records")
+    outcome = Archive(tmp_path, tmp_path / "none").outcome(job)
+    assert outcome.state is State.other_corpus
+    run(tmp_path, job, 0.9, id="gru-memory_horizon-s0-ffffffff")
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert archive.outcome(job).state is State.measured and accuracy(archive, job) == 0.9
+
+
+def test_what_has_not_ended(tmp_path: Path, job: Job) -> None:
+    path = run(tmp_path, job, status="running")
+    assert Archive(tmp_path, tmp_path / "runs").outcome(job).state is State.unfinished
+    (path / FAILURE).write_text("{}")
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert archive.outcome(job).state is State.failed
+    (path / "summary.json").write_text(json.dumps(content(job)))
+    assert archive.outcome(job).state is State.failed
+    archive.read(path)
+    assert archive.outcome(job).state is State.measured
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "summary.json", "metrics.jsonl", "test.json"])
+def test_a_damaged_run_is_one_line(tmp_path: Path, cells: list[Cell], job: Job, name: str) -> None:
+    (run(tmp_path, job) / name).write_text('[{"step"')
+    archive = Archive(tmp_path, tmp_path / "runs")
+    archive.keep(cells)
+    assert archive.outcome(job).record is None
+    (fault,) = archive.faults
+    assert "cannot be read" in fault and run_id(job.config) in fault
+
+
+def test_fetched_records_are_runs_as_well(tmp_path: Path, cells: list[Cell], job: Job) -> None:
+    fetched = Record(Path("elsewhere"), content(job, 0.8))
+    archive = Archive(tmp_path, Runs(tmp_path / "none", [fetched]))
+    archive.keep(cells)
+    assert accuracy(Archive(tmp_path, tmp_path / "none"), job) == 0.8
+
+
+def test_a_trials_score(tmp_path: Path, job: Job) -> None:
+    tuning = Tuning({"optimizer.lr": [0.1]})
+    tuned = Experiment("T", "p", EXPERIMENT.columns, EXPERIMENT.rows, tuning=tuning)
+    curve = {"val/loss": {"steps": [1, 2], "values": [0.3, 0.2]}}
+    records = tmp_path / "records"
+    keep(content(job, curves=curve), records)
+    assert Archive(tmp_path, tmp_path / "none").score(tuned)(job) == 0.2
+    keep(content(job, curves=curve, data="another"), records)
+    assert Archive(tmp_path, tmp_path / "none").score(tuned)(job) is None
