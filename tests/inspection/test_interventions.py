@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from gateloop.data import Evaluation, open_source
 from gateloop.inspection.changes import AS_TRAINED
 from gateloop.inspection.interventions import Effect, effects, first_of
 from gateloop.inspection.report import effects_json, effects_page, effects_table, table
+from gateloop.inspection.transitions import Made, changed
 from gateloop.names import ModeName
 from gateloop.training.evaluation import evaluate
 from tests.inspection.small import hooks, model
@@ -62,9 +65,16 @@ def test_every_test_then_every_layer_of_the_main_one() -> None:
     assert places[:22] == [(n, t, None) for t in ("", "L12_R4") for n in names]
     assert places[22:] == [(name, "", layer) for name in names[1:] for layer in (0, 1)]
     by_place = dict(zip(places, found, strict=True))
-    losses = [by_place["phase 0 everywhere", "", layer].loss for layer in (None, 0, 1)]
-    assert len(set(losses)) == 3
     assert found == run()
+
+    def upper(layer: int, _: Tensor, log_amplitude: Tensor, phase: Tensor) -> Made:
+        return log_amplitude, torch.zeros_like(phase) if layer == 1 else phase
+
+    made = model().float()
+    with changed(made, upper):
+        scores = evaluate(made, first_of(evaluations()[0], 5), mode=ModeName.scan, sequences=32)
+    losses = [by_place["phase 0 everywhere", "", layer].loss for layer in (None, 0, 1)]
+    assert losses[2] == scores.metrics["loss"] and len(set(losses)) == 3
 
 
 def test_without_resets_nothing_is_clamped_at_them() -> None:

@@ -66,6 +66,7 @@ def test_transitions(figures: dict[str, Any], layers: list[Layer]) -> None:
         for axis in (amplitude, phase):
             assert [text.get_text() for text in axis.get_yticklabels()] == list(map(str, shown))
             assert [text.get_text() for text in axis.get_xticklabels()] == SUBJECT.labels
+            assert not any(text.get_parse_math() for text in axis.get_xticklabels())
             assert markers(axis) == np.flatnonzero(RESETS_L).tolist()
             assert f"layer {number}" in axis.get_title()
         picture = amplitude.images[0].get_array()
