@@ -113,7 +113,7 @@ def execute(
         "status": "finished",
     }
     folder.write_summary(summary)
-    close_tracker(tracker, summary["metrics"])
+    close_tracker(tracker, summary)
     return summary
 
 

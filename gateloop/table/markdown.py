@@ -11,10 +11,10 @@ from gateloop.table.words import heads, legend, published, sources, text
 LONG = 12  # lines of a list; a longer one is folded away
 
 
-def markdown(table: Table, pictures: list[str]) -> str:
+def markdown(table: Table, pictures: list[str], outcome: str = "") -> str:
     """The experiment's page: its prediction, a table for each panel, the trials, the runs.
 
-    ``pictures``: names of files beside it.
+    ``pictures``: names of files beside it. ``outcome``: what a person says of it.
     """
     experiment = table.experiment
     blocks = [f"# {experiment.title}"]
@@ -28,15 +28,16 @@ def markdown(table: Table, pictures: list[str]) -> str:
     ]
     for part in table.parts:
         blocks += [f"### {part.label}"] if part.label else []
-        blocks.append(_table(table, part))
+        blocks.append(panel_table(table, part))
     blocks += [f"![{experiment.title}]({name})" for name in pictures]
+    blocks += [outcome.strip()] if outcome.strip() else []
     blocks += _published(table)
     blocks += _trials(table)
     blocks += ["## Runs", *_runs(table)]
     return "\n\n".join(blocks) + "\n"
 
 
-def _table(table: Table, part: Part) -> str:
+def panel_table(table: Table, part: Part) -> str:
     titles = ["", *heads(table)]
     rows = [titles]
     for section, lines in groupby(part.lines, key=lambda line: line.section):
@@ -54,12 +55,14 @@ def _line(table: Table, line: Line) -> list[str]:
 
 
 def _published(table: Table) -> list[str]:
+    of_rows = [(line.label, there) for line in table.lines for there in line.reported.values()]
+    alone = [("", there) for numbers in table.reported.values() for there in numbers.values()]
     lines = [
-        f"- {escaped(line.label)}: {there.value:g} {there.metric}, {there.model}"
+        (f"- {escaped(label)}: " if label else "- ")
+        + f"{there.value:g} {there.metric}, {there.model}"
         + "".join(f", {part}" for part in (there.size, there.tokenizer, there.protocol) if part)
         + f" ({there.source}; {there.confidence.value})"
-        for line in table.lines
-        for there in line.reported.values()
+        for label, there in [*of_rows, *alone]
     ]
     return ["## Reported, not measured here", "\n".join(dict.fromkeys(lines))] if lines else []
 

@@ -74,13 +74,17 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def close_tracker(tracker: Logger | None, summary: dict[str, float]) -> None:
-    """Hand the final metrics over and end the tracker's run."""
+def close_tracker(tracker: Logger | None, summary: dict[str, Any]) -> None:
+    """Hand a run's summary over and end the tracker's run.
+
+    W&B also keeps what a table says of a run beside its metrics, under ``run/``.
+    """
     if tracker is None:
         return
     if isinstance(tracker, WandbLogger):
-        tracker.experiment.summary.update(summary)
+        facts = {f"run/{name}": value for name, value in summary.items() if name != "metrics"}
+        tracker.experiment.summary.update({**facts, **summary["metrics"]})
         tracker.experiment.finish()
     else:
-        tracker.log_metrics(summary)
+        tracker.log_metrics(summary["metrics"])
         tracker.finalize("success")
