@@ -154,7 +154,7 @@ class Study:
         options = self.options
         extra = [f"runs_dir={options.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
         with Board() as board, Pool(places, extra) as pool:
-            news = True
+            news, headline = True, ""
             while news or pool.busy:
                 if news:
                     pool.offer([self._task(job) for job in self.wanted()])

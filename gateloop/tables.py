@@ -26,6 +26,7 @@ from gateloop.table.figure import pictures
 from gateloop.table.index import index
 from gateloop.table.latex import latex
 from gateloop.table.markdown import markdown
+from gateloop.table.readme import filled
 from gateloop.table.reported import load_reported
 from gateloop.table.wandb_source import fetch
 
@@ -94,8 +95,11 @@ def write(
     table = tabulate(experiment, cells, archive.outcome, score, load_reported(results))
     folder = results / experiment.name
     drawn = pictures(table, folder)
+    said = folder / "outcome.md"
+    outcome = said.read_text(encoding="utf-8") if said.is_file() else ""
+    shown = [name for name in drawn if name.endswith(".png")]
     files = {
-        "table.md": markdown(table, [name for name in drawn if name.endswith(".png")]).encode(),
+        "table.md": markdown(table, shown, outcome).encode(),
         "table.tex": latex(table).encode(),
         "table.csv": csv(table).encode(),
         **drawn,
@@ -108,6 +112,11 @@ def write(
             (folder / name).unlink(missing_ok=True)
         page = index(results, _shipped_experiments())
         write_bytes_atomic(results / "README.md", page.encode())
+        front = results.absolute().parent / "README.md"
+        if front.is_file():
+            page = front.read_text(encoding="utf-8")
+            if (new := filled(page, table)) != page:
+                write_bytes_atomic(front, new.encode())
     return table
 
 

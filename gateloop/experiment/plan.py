@@ -159,14 +159,11 @@ def _tune(
             _job(cell, Stage.trial, tuning.seed, setting, base, changes)
             for setting in _settings(cell.row, axes)
         ]
-        scores = [score(job) for job in cell.trials]
-        if None in scores:
+        scores = {job: value for job in cell.trials if (value := score(job)) is not None}
+        if len(scores) < len(cell.trials):
             return
-        lowest, best = min(
-            ((value, job) for value, job in zip(scores, cell.trials, strict=True)),
-            key=lambda pair: pair[0],
-        )
-        if lowest == math.inf:
+        best = min(scores, key=lambda job: scores[job])
+        if scores[best] == math.inf:
             cell.failure = f"none of {len(scores)} trials has a finite {tuning.metric}"
             return
         if not extensions_left or not _extend(axes, best.setting, tuning):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateloop.errors import InputError
 from gateloop.experiment.archive import Outcome, State
@@ -57,16 +57,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Part:
-    """The lines of one panel."""
+    """The lines of one panel. ``columns``: the table's, each with the metric that it has here, or
+    with none ("")."""
 
     label: str
     lines: list[Line]
+    columns: list[Column]
 
 
 @dataclass(frozen=True)
 class Table:
+    """``reported``: published numbers that no row measures, by key and metric."""
+
     experiment: Experiment
     parts: list[Part]
+    reported: dict[str, dict[str, Reported]] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[Column]:
@@ -90,28 +95,31 @@ def tabulate(
 ) -> Table:
     """The table of ``cells``; ``reported``: published numbers by key and metric.
 
-    Raises InputError where a row names a published number that is not there.
+    Raises InputError where the experiment names a published number that is not there.
     """
-    for row in experiment.rows:
-        if row.reported is not None and row.reported not in reported:
+    named = {f"row {row.label}: ": row.reported for row in experiment.rows if row.reported}
+    for place, key in [*named.items(), *(("", key) for key in experiment.reported)]:
+        if key not in reported:
             raise InputError(
-                f"{experiment.name}: row {row.label}: reported: {row.reported} is no key of "
-                "results/reported.yaml; add it there, or correct the row"
+                f"{experiment.name}: {place}reported: {key} is no key of results/reported.yaml; "
+                "add it there, or correct the experiment"
             )
     parts = []
     for panel in experiment.panels:
         mine = [cell for cell in cells if cell.panel is panel]
         outcomes = {cell.row.label: {job.seed: outcome(job) for job in cell.final} for cell in mine}
-        columns = {
-            column.metric: _entries(column, outcomes, {c.row.label: c.failure for c in mine})
+        columns = [
+            replace(column, metric=panel.metrics.get(column.title, column.metric))
             for column in experiment.columns
-        }
+        ]
+        failures = {cell.row.label: cell.failure for cell in mine}
+        entries = [_entries(column, outcomes, failures) for column in columns]
         lines = [
             Line(
                 label=cell.row.label,
                 section=cell.row.section,
                 chosen=cell.chosen.label if cell.chosen else "",
-                entries=[columns[column.metric][cell.row.label] for column in experiment.columns],
+                entries=[by_label[cell.row.label] for by_label in entries],
                 outcomes=outcomes[cell.row.label],
                 cell=cell,
                 trials=[Trial(job, outcome(job).state, score(job)) for job in cell.trials],
@@ -119,8 +127,9 @@ def tabulate(
             )
             for cell in mine
         ]
-        parts.append(Part(panel.label, lines))
-    return Table(experiment, parts)
+        parts.append(Part(panel.label, lines, columns))
+    alone = {key: reported[key] for key in experiment.reported}
+    return Table(experiment, parts, alone)
 
 
 def _entries(
@@ -147,6 +156,8 @@ def _entries(
         if causal[label] and len(by_seed) == len(outcomes[label])
     }
     first = leaders(ranked, column.best)
+    if not column.metric:
+        return {label: Entry({}, ["–"]) for label in outcomes}
     entries = {}
     for label, by_seed in values.items():
         found = outcomes[label]

@@ -22,7 +22,7 @@ def csv(table: Table) -> str:
     for part in table.parts:
         for line in part.lines:
             runs = sources(line)
-            for column in table.columns:
+            for column in (column for column in part.columns if column.metric):
                 there = line.reported.get(column.metric)
                 place = [table.experiment.name, part.label, line.label, line.chosen, column.metric]
                 for seed, outcome in line.outcomes.items():
