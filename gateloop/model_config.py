@@ -60,7 +60,8 @@ class AmplitudeConfig:
         AmplitudeControl.data, "from the input, learned but fixed over time, or held at one"
     )
     activation: AmplitudeActivation = setting(
-        AmplitudeActivation.sigmoid, "σ(α), exp(−exp α), exp(−softplus α), or exp(α) without bound; data control only"
+        AmplitudeActivation.sigmoid,
+        "σ(α), exp(−exp α), exp(−softplus α), or exp(α) without bound; data control only",
     )
     initial: float = setting(0.5, "amplitude at initialisation, for data control", above=0, below=1)
 

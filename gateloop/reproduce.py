@@ -134,14 +134,10 @@ class Study:
         lines = [["", *panels]] if any(panels) else []
         lines += [[row, *(grid[panel, row] for panel in panels)] for row in rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            [
-                f"{self.experiment.title} ({self.experiment.name})",
-                *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
-                f"{len(todo)} runs to do, {work:.3g} FLOPs, about {duration(hours)} with "
-                f"{len(places)} at once",
-            ]
-        )
+        head = f"{self.experiment.title} ({self.experiment.name})"
+        body = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+        cost = f"{len(todo)} runs to do, {work:.3g} FLOPs, about {duration(hours)}"
+        return "\n".join([head, *body, f"{cost} with {len(places)} at once"])
 
     def _progress(self, cell: Cell) -> str:
         """ "3/5", "2/6, then 5", or why there is nothing to run."""

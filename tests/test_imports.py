@@ -14,7 +14,16 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A unit imports from lower layers and from its own; in APART, only from lower.
 LAYERS = [
-    {"errors", "names", "setting", "model_config", "baseline_config", "config", "files", "document"},
+    {
+        "errors",
+        "names",
+        "setting",
+        "model_config",
+        "baseline_config",
+        "config",
+        "files",
+        "document",
+    },
     {"keys", "registry", "derived", "draft", "validation", "identity"},
     {"recurrence"},
     {"models", "data"},

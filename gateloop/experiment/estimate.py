@@ -19,7 +19,7 @@ def tokens(config: Config) -> int:
 
 
 def seconds(cells: Iterable[Cell], outcome: Callable[[Job], Outcome]) -> dict[str, float]:
-    """Seconds of each run that has not ended, by its key, those that tuning will ask for among them.
+    """Seconds of each run to come, by its key, those that tuning will ask for among them.
 
     At the speed of the same row's ended runs; else by FLOPs, at the rate of the other rows' ended
     runs or a share of what this machine has for a matrix product.

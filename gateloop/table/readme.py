@@ -1,7 +1,7 @@
 """Tables inside a hand-written page, between marks that name the experiment and the panel.
 
-    <!-- table factorial: modsum -->
-    <!-- end of table -->
+<!-- table factorial: modsum -->
+<!-- end of table -->
 """
 
 from __future__ import annotations

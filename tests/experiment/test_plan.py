@@ -43,11 +43,9 @@ def test_later_overrides_count() -> None:
 
 
 def test_only_and_seeds_and_changes() -> None:
-    (cell,) = plan(
-        experiment(), not_run, only=["GRU"], seeds=[7], changes=["trainer.max_steps=10"]
-    )
+    (cell,) = plan(experiment(), not_run, only=["GRU"], seeds=[7], changes=["trainer.max_steps=10"])
     assert cell.final[0].config.trainer.max_steps == 10 and cell.final[0].seed == 7
-    with pytest.raises(InputError, match="--only GRUU: no such row; .* did you mean GRU"):
+    with pytest.raises(InputError, match=r"--only GRUU: no such row; .* did you mean GRU"):
         plan(experiment(), not_run, only=["GRUU"])
 
 
@@ -59,7 +57,7 @@ def test_a_key_knows_nothing_that_does_not_define_the_result() -> None:
 
 def test_what_does_not_compose_names_its_place() -> None:
     wrong = experiment(panels=[Panel("hold", ["data.task=hld"])])
-    with pytest.raises(InputError, match="hold · GateLoop: data.task=hld: .* did you mean hold"):
+    with pytest.raises(InputError, match=r"hold · GateLoop: data.task=hld: .* did you mean hold"):
         plan(wrong, not_run)
 
 
@@ -121,7 +119,5 @@ def test_a_half_done_extension_waits() -> None:
 def test_diverged_trials_are_never_the_best() -> None:
     _, chosen, _ = tuned(lambda job: math.inf if job.setting.variant == "large" else 1.0)
     assert chosen is not None and chosen.variant == "small"
-    (cell,) = plan(
-        Experiment("T", "p", COLUMNS, [TWO], tuning=TUNING), lambda job: math.inf
-    )
+    (cell,) = plan(Experiment("T", "p", COLUMNS, [TWO], tuning=TUNING), lambda job: math.inf)
     assert cell.chosen is None and cell.failure == "none of 4 trials has a finite val/loss"
