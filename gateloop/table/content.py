@@ -83,7 +83,9 @@ class Table:
 
     @property
     def seeds(self) -> int:
-        return max((len(line.outcomes) for line in self.lines), default=0)
+        """Of a row that has been tuned; before any has, those that the file asks for."""
+        run = max((len(line.outcomes) for line in self.lines), default=0)
+        return run or len(self.experiment.seeds)
 
 
 def tabulate(
