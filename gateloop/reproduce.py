@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     study.locate_data()
     with Interruption():
         failed = study.run(places)
-    table = write(study.experiment, study.archive, options.results, study.cells())
+    table = write(study.experiment, study.archive, options.results, study.whole())
     print(f"{options.results / study.experiment.name}: {summary(table)}")
     for fault in study.archive.faults:
         print(f"gateloop: {fault}", file=sys.stderr)
@@ -104,6 +104,15 @@ class Study:
             self.archive.score(self.experiment),
             seeds=self.options.seeds,
             only=self.options.only,
+            changes=self.options.changes,
+        )
+
+    def whole(self) -> list[Cell]:
+        """The plan of every row, whichever were asked for, and of all seeds that are known of."""
+        return plan(
+            self.experiment,
+            self.archive.score(self.experiment),
+            seeds=sorted({*self.experiment.seeds, *(self.options.seeds or [])}),
             changes=self.options.changes,
         )
 

@@ -80,7 +80,8 @@ class Runs:
     def read(self, run: Path) -> None:
         """Look at ``run``, again where it is known."""
         try:
-            identity = read_json(run / "manifest.json").get("identity")
+            failure = read_json(run / FAILURE)  # of a run that may have failed before its manifest
+            identity = read_json(run / "manifest.json").get("identity", failure.get("identity"))
             if identity is None:
                 return
             summary = read_json(run / "summary.json")

@@ -22,7 +22,7 @@ from gateloop.files import clear_disk_errors, write_text_atomic
 POINTS = 50  # of a curve, at most
 PLACES = 32  # of scores by position or distance, at most
 ENDED = ("finished", "diverged")
-FAILURE = "failure.json"
+FAILURE = ".failure.json"  # hidden: a new run may begin where it lies
 # what reading a file of somebody else's making may raise
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 

@@ -164,8 +164,10 @@ class Pool:
         tail = _tail(task.log)
         if task.tries < TRIES and code != WRONG_INPUT:
             return Ended(task, code, seconds, tail, again=True)
-        if task.folder.is_dir():
-            write_json_atomic(task.folder / FAILURE, {"code": code, "log": tail})
+        failure = {"identity": json.loads(task.job.key), "code": code, "log": tail}
+        with clear_disk_errors(task.folder):
+            task.folder.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(task.folder / FAILURE, failure)
         return Ended(task, code, seconds, tail)
 
     def _start(self, task: Task, seat: Seat) -> Running:

@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from gateloop.compose import compose
+from gateloop.identity import run_id
 from tests.end_to_end.processes import ROOT
 
 SIZES = {
@@ -31,7 +34,7 @@ SIZES = {
     "trainer.validate_every": 2,
     "tracker": "none",
 }
-EXPERIMENT = {
+EXPERIMENT: dict[str, Any] = {
     "title": "Small",
     "prediction": "None: it is too small to learn anything.",
     "overrides": [f"{key}={value}" for key, value in SIZES.items()],
@@ -173,16 +176,19 @@ def test_killed_and_started_again_the_table_is_the_same(whole: Study, tmp_path: 
 
 def test_one_failure_stops_no_other_and_is_reported_at_the_end(tmp_path: Path) -> None:
     rows = [
-        {"label": "broken", "overrides": ["model=gateloop", "trainer.devices=99"]},
+        {"label": "broken", "overrides": ["model=gateloop"]},
         {"label": "diverges", "overrides": ["model=gru", "optimizer.lr=1e30"]},
         {"label": "GRU", "overrides": ["model=gru"]},
     ]
     study = Study(tmp_path, rows=rows, seeds=[0])
+    folder = run_id(compose([*EXPERIMENT["overrides"], "model=gateloop", "seed=0"]))
+    (tmp_path / "runs" / folder).mkdir(parents=True)
+    (tmp_path / "runs" / folder / "stranger").touch()  # so it is no run's folder
     done = study.run()
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert [row[-2] for row in study.results()] == ["failed", "diverged", "measured"]
     tail = done.stderr.split("\nfailed: ")[-1]
     assert tail.startswith("broken · seed 0, exit 2; the end of ")
-    assert "trainer.devices=99" in tail
+    assert "holds stranger but no config.yaml" in tail
     shown = (tmp_path / "results/small/table.md").read_text("utf-8")
     assert "| broken | failed |" in shown and "| diverges | diverged |" in shown
