@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from gateloop.errors import INTERRUPTED, Diverged, InputError, Interrupted
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake on the command line is an InputError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def run_command(main: Callable[[list[str]], int]) -> NoReturn:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from gateloop.command import run_command
+from gateloop.command import Parser, run_command
 from gateloop.errors import FINISHED, InputError
 
 if TYPE_CHECKING:
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from gateloop.models.language_model import LanguageModel
 
 PREFILL = 1024  # prompt tokens read at once; the state between two pieces is all that is kept
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m gateloop.generate --help")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

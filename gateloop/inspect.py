@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from gateloop.command import run_command
+from gateloop.command import Parser, run_command
 from gateloop.config import Config, MemoryHorizonConfig
 from gateloop.errors import FINISHED, InputError
 from gateloop.files import clear_disk_errors, write_bytes_atomic
@@ -29,11 +29,6 @@ ROWS = 24  # channels in the printed table, over all layers
 PICTURES = ("transitions", "by_token", "memory", "attention")
 FILES = [f"{name}.{form}" for name in PICTURES for form in ("png", "svg")]
 FILES += ["arrays.npz", "channels.md", "interventions.json", "interventions.md"]
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m gateloop.inspect --help")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -10,9 +10,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
-from gateloop.command import run_command
+from gateloop.command import Parser, run_command
 from gateloop.data import fingerprint, locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.archive import Archive, State
@@ -22,15 +21,10 @@ from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.schema import Experiment, load_experiment
 from gateloop.experiment.workers import Ended, Pool, Seat, Task, seats
 from gateloop.identity import digest, run_id
-from gateloop.tables import summary, write
+from gateloop.tables import check_packages, summary, write
 from gateloop.training.interruption import Interruption
 
 POLL = 0.5  # seconds
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m gateloop.reproduce --help")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -66,6 +60,7 @@ def main(argv: list[str]) -> int:
     print(study.overview(places), flush=True)
     if options.dry_run:
         return FINISHED
+    check_packages()
     study.locate_data()
     with Interruption():
         failed = study.run(places)

@@ -12,9 +12,8 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
 
-from gateloop.command import run_command
+from gateloop.command import Parser, run_command
 from gateloop.errors import FINISHED, InputError
 from gateloop.experiment.archive import Archive, Runs
 from gateloop.experiment.plan import Cell, plan
@@ -33,11 +32,6 @@ from gateloop.table.wandb_source import fetch
 PICTURES = ("figure.png", "figure.svg", "curves.png", "curves.svg")
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m gateloop.tables --help")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m gateloop.tables", description=__doc__)
     parser.add_argument(
@@ -52,6 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Returns 0. Raises InputError; a damaged record or run is a line on stderr, and no more."""
     options = parse(argv)
+    check_packages()
     experiments = [load_experiment(name) for name in options.experiments or shipped()]
     fetched, faults = fetch(options.wandb) if options.wandb else ([], [])
     runs = Runs(options.runs_dir, fetched)
@@ -63,6 +58,13 @@ def main(argv: list[str]) -> int:
     for fault in dict.fromkeys(faults):
         print(f"gateloop: {' '.join(fault.split())}", file=sys.stderr)
     return FINISHED
+
+
+def check_packages() -> None:
+    """Raise InputError where a package is missing that tables need."""
+    for package in ("matplotlib", "scipy"):
+        if not find_spec(package):
+            raise InputError(f"tables need the package {package}; pip install {package}")
 
 
 def shipped() -> list[str]:
@@ -84,11 +86,8 @@ def write(
 ) -> Table:
     """Keep what has ended among the records, and write the experiment's table in every form.
 
-    Raises InputError where a package is missing or the folder cannot be written.
+    Raises InputError where the folder cannot be written.
     """
-    for package in ("matplotlib", "scipy"):
-        if not find_spec(package):
-            raise InputError(f"tables need the package {package}; pip install {package}")
     score = archive.score(experiment)
     cells = plan(experiment, score) if cells is None else cells
     archive.keep(cells)

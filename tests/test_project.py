@@ -299,7 +299,7 @@ def core_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python3*/site-packages")
     hidden = re.compile(
-        r"(wandb|datasets|sentencepiece|tokenizers|pandas|matplotlib|mpl_toolkits|tensorboard"
+        r"(wandb|datasets|sentencepiece|tokenizers|pandas|matplotlib|mpl_toolkits|scipy|tensorboard"
         r"|pyarrow|huggingface_hub|gateloop|__editable__)([._-]|$)"
     )
     import torch
@@ -355,6 +355,11 @@ def test_the_wheel_runs_outside_a_checkout(core_python: Path, tmp_path: Path) ->
         assert word in done.stdout
     wrong = outside(core_python, tmp_path, "-m", "gateloop.run", "model.d_modl=3")
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
+    planned = outside(core_python, tmp_path, "-m", "gateloop.reproduce", "blow_up", "--dry-run")
+    assert planned.returncode == 0 and "30 runs to do" in planned.stdout, planned.stderr
+    tables = outside(core_python, tmp_path, "-m", "gateloop.tables", "blow_up")
+    assert (tables.returncode, tables.stdout) == (2, "")
+    assert "pip install" in tables.stderr and len(tables.stderr.splitlines()) == 1
 
 
 @pytest.mark.slow
