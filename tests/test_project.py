@@ -190,6 +190,9 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
+    "www.w3.org",  # with the next two: the vocabularies that an SVG names
+    "purl.org",
+    "creativecommons.org",
     "localhost",
     "127.0.0.1",
 }
