@@ -190,7 +190,8 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
-    "www.w3.org",  # with the next two: the vocabularies that an SVG names
+    "www.w3.org",  # with the next three: what an SVG names
+    "matplotlib.org",
     "purl.org",
     "creativecommons.org",
     "localhost",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateloop.errors import FINISHED, INTERRUPTED, WRONG_INPUT, InputError
-from gateloop.experiment.plan import Job
+from gateloop.experiment.plan import Job, merged
 from gateloop.experiment.record import FAILURE
 from gateloop.files import clear_disk_errors, write_json_atomic
 
@@ -106,7 +106,10 @@ class Ended:
 
 
 class Pool:
-    """Starts tasks on free seats and says how they ended."""
+    """Starts tasks on free seats and says how they ended.
+
+    ``extra``: what every run is given that its own arguments do not say.
+    """
 
     def __init__(self, seats: Sequence[Seat], extra: Sequence[str]) -> None:
         self.free, self.extra = deque(seats), list(extra)
@@ -174,7 +177,8 @@ class Pool:
         environment = {**os.environ, "OMP_NUM_THREADS": str(len(seat.cores))}
         if seat.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = seat.gpu
-        command = [sys.executable, "-m", "gateloop.run", *task.job.arguments, *self.extra]
+        arguments = merged(self.extra, task.job.arguments)
+        command = [sys.executable, "-m", "gateloop.run", *arguments]
         before = os.sched_getaffinity(0)
         with clear_disk_errors(task.log):
             task.log.parent.mkdir(parents=True, exist_ok=True)
