@@ -128,7 +128,7 @@ def test_the_index(folder: Path, root: Path) -> None:
     assert "- [Every state & sign: 100 % of them](states/table.md)" in page
     for path in sorted((root / "experiments").glob("*.yaml")):
         assert page.count(f"]({path.stem}/table.md)") == 1
-        assert f"`python -m gateloop.tables {path.stem}`" in page
+        assert f"`python -m gateloop.reproduce {path.stem}`" in page
     for link in re.findall(r"!\[[^]]*\]\((.*?)\)", page):
         assert (results / link).is_file()
 

@@ -64,6 +64,12 @@ class Part:
     lines: list[Line]
     columns: list[Column]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it has been tried: no seed, not even one that failed."""
+        found = (outcome for line in self.lines for outcome in line.outcomes.values())
+        return all(outcome.state is State.missing for outcome in found)
+
 
 @dataclass(frozen=True)
 class Table:

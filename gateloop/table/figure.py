@@ -81,15 +81,16 @@ def _curves_of(line: Line) -> list[list[tuple[float, float]]]:
 
 def _results(table: Table) -> Any:
     """A panel for each column, a line for each row: a dot for a seed, a bar at their mean."""
-    rows = max(len(part.lines) for part in table.parts)
-    parts, columns = len(table.parts), len(table.columns)
-    figure = _figure(2.2 + 2.6 * columns, 0.5 + (0.7 + 0.22 * rows) * parts)
-    grid = figure.subplots(parts, columns, squeeze=False, sharey="row", sharex="col")
+    parts = [part for part in table.parts if not part.is_empty]
+    rows = max(len(part.lines) for part in parts)
+    columns = len(table.columns)
+    figure = _figure(2.2 + 2.6 * columns, 0.5 + (0.7 + 0.22 * rows) * len(parts))
+    grid = figure.subplots(len(parts), columns, squeeze=False, sharey="row", sharex="col")
     for index, column in enumerate(table.columns):
         values = [v for line in table.lines for v in line.entries[index].by_seed.values()]
         if _is_wide(values) and "accuracy" not in column.metric:
             grid[0][index].set_xscale("log")
-        for axes, part in zip(grid, table.parts, strict=True):
+        for axes, part in zip(grid, parts, strict=True):
             axis = axes[index]
             _dots(axis, part, index, column.metric)
             axis.set_title(" · ".join(t for t in (part.label, column.title) if t), fontsize=9)
@@ -145,10 +146,11 @@ def _curves(table: Table) -> Any:
         label: {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % 4]}
         for i, label in enumerate(labels)
     }
-    figure = _figure(8.0, 0.4 + max(2.9 * len(table.parts), 0.19 * len(labels) + 0.6))
-    grid = figure.subplots(len(table.parts), 1, squeeze=False, sharex=True)
+    parts = [part for part in table.parts if any(map(_curves_of, part.lines))]
+    figure = _figure(8.0, 0.4 + max(2.9 * len(parts), 0.19 * len(labels) + 0.6))
+    grid = figure.subplots(len(parts), 1, squeeze=False, sharex=True)
     drawn = set()
-    for (axis,), part in zip(grid, table.parts, strict=True):
+    for (axis,), part in zip(grid, parts, strict=True):
         curves = [(line.label, curve) for line in part.lines for curve in _curves_of(line)]
         for label, found in groupby(curves, key=lambda pair: pair[0]):
             joined = [point for _, curve in found for point in (*curve, (math.nan, math.nan))]

@@ -22,7 +22,9 @@ def index(results: Path, experiments: list[Experiment]) -> str:
         folder = results / experiment.name
         blocks.append(f"## [{experiment.title}]({experiment.name}/table.md)")
         table = _first_table(folder / "table.md")
-        blocks.append(table or f"No table yet: `python -m gateloop.tables {experiment.name}`")
+        blocks.append(
+            table or f"Not measured yet: `python -m gateloop.reproduce {experiment.name}`"
+        )
         if (folder / "figure.png").is_file():
             blocks.append(f"![{experiment.title}]({experiment.name}/figure.png)")
     others = []

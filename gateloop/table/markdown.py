@@ -28,13 +28,21 @@ def markdown(table: Table, pictures: list[str], outcome: str = "") -> str:
     ]
     for part in table.parts:
         blocks += [f"### {part.label}"] if part.label else []
-        blocks.append(panel_table(table, part))
+        nothing = part.is_empty and not any(line.reported for line in part.lines)
+        blocks.append(_nothing(part) if nothing else panel_table(table, part))
     blocks += [f"![{experiment.title}]({name})" for name in pictures]
     blocks += [outcome.strip()] if outcome.strip() else []
     blocks += _published(table)
     blocks += _trials(table)
     blocks += ["## Runs", *_runs(table)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _nothing(part: Part) -> str:
+    """In place of a table: one with nothing but missing cells says no more."""
+    ended = sum(trial.score is not None for line in part.lines for trial in line.trials)
+    tuned = f"; {ended} trials have run" if ended else ""
+    return f"Not measured yet: {', '.join(escaped(line.label) for line in part.lines)}{tuned}."
 
 
 def panel_table(table: Table, part: Part) -> str:
