@@ -21,6 +21,7 @@ from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.schema import Experiment, load_experiment
 from gateloop.experiment.workers import Ended, Pool, Seat, Task, seats
 from gateloop.identity import digest, run_id
+from gateloop.table.reported import load_reported
 from gateloop.tables import check_packages, summary, write
 from gateloop.training.interruption import Interruption
 
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         return FINISHED
     check_packages()
+    load_reported(options.results)  # nothing that the table needs is found wrong after the runs
     study.locate_data()
     with Interruption():
         failed = study.run(places)

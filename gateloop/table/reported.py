@@ -24,7 +24,7 @@ class Confidence(Enum):
 
 @dataclass
 class Reported:
-    """A number that somebody else published."""
+    """A number that somebody else published. ``comparable``: of the same task as our runs."""
 
     key: str
     metric: str
@@ -36,6 +36,7 @@ class Reported:
     protocol: str = ""
     confidence: Confidence = Confidence.known
     url: str | None = None
+    comparable: bool = True
 
 
 @dataclass

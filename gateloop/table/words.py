@@ -46,13 +46,15 @@ def heads(table: Table) -> list[str]:
 
 
 def published(table: Table, line: Line) -> list[str]:
-    """The published number and measured − published, for each column that has any."""
+    """The published number, and measured − published where they are of the same task."""
     means = {c.metric: e.mean for c, e in zip(table.columns, line.entries, strict=True)}
     cells = []
     for column in reported_columns(table):
         there, mean = line.reported.get(column.metric), means[column.metric]
         cells.append(number(there.value, column.digits) if there else "")
-        difference = mean - there.value if there and mean is not None else None
+        difference = None
+        if there and there.comparable and mean is not None:
+            difference = mean - there.value
         decimals = _decimals(difference or 0.0, column.digits)
         cells.append("" if difference is None else f"{difference:+,.{decimals}f}")
     return cells
