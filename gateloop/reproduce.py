@@ -115,12 +115,10 @@ class Study:
 
     def wanted(self) -> list[Job]:
         """Jobs whose turn it is: neither ended nor failed, each run once."""
-        found = {
-            job.key: job
-            for cell in self.cells()
-            for job in cell.jobs
-            if self.archive.outcome(job).record is None and job.key not in self.failed
-        }
+        found: dict[str, Job] = {}
+        for job in (job for cell in self.cells() for job in cell.jobs):
+            if self.archive.outcome(job).record is None and job.key not in self.failed:
+                found.setdefault(job.key, job)
         return list(found.values())
 
     def overview(self, places: list[Seat]) -> str:

@@ -128,7 +128,7 @@ def summary(table: Table) -> str:
     total = sum(states.values())
     found = f"{states.pop('measured', 0)} of {total} runs measured"
     found += "".join(f"; {n} {state}" for state, n in states.items())
-    return found + (f"; {open_cells} rows not tuned yet" if open_cells else "")
+    return found + (f"; not tuned yet: {open_cells}" if open_cells else "")
 
 
 if __name__ == "__main__":

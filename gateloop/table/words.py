@@ -41,7 +41,8 @@ def heads(table: Table) -> list[str]:
     """Over a table's columns: the measured ones, then what was reported and the difference."""
     found = [column.title + ARROWS[column.best] for column in table.columns]
     for column in reported_columns(table):
-        found += [f"{column.title}, reported", "difference"]
+        found.append(f"{column.title}, reported")
+        found += ["difference"] if _is_comparable(table, column) else []
     return found
 
 
@@ -52,11 +53,11 @@ def published(table: Table, line: Line) -> list[str]:
     for column in reported_columns(table):
         there, mean = line.reported.get(column.metric), means[column.metric]
         cells.append(number(there.value, column.digits) if there else "")
-        difference = None
         if there and there.comparable and mean is not None:
             difference = mean - there.value
-        decimals = _decimals(difference or 0.0, column.digits)
-        cells.append("" if difference is None else f"{difference:+,.{decimals}f}")
+            cells.append(f"{difference:+,.{_decimals(difference, column.digits)}f}")
+        elif _is_comparable(table, column):
+            cells.append("")
     return cells
 
 
@@ -64,6 +65,11 @@ def reported_columns(table: Table) -> list[Column]:
     """Those for which some row has a published number."""
     named = {metric for line in table.lines for metric in line.reported}
     return [column for column in table.columns if column.metric in named]
+
+
+def _is_comparable(table: Table, column: Column) -> bool:
+    there = (line.reported.get(column.metric) for line in table.lines)
+    return any(one.comparable for one in there if one)
 
 
 def legend(table: Table) -> str:

@@ -1,10 +1,16 @@
 """Numbers as a reader wants them."""
 
+from pathlib import Path
+
 import pytest
 
-from gateloop.experiment.schema import Column
-from gateloop.table.content import Entry
-from gateloop.table.words import number, text
+from gateloop.experiment.archive import Archive, Outcome, State
+from gateloop.experiment.plan import plan
+from gateloop.experiment.record import Record
+from gateloop.experiment.schema import Column, Experiment, Row
+from gateloop.table.content import Entry, tabulate
+from gateloop.table.reported import Reported
+from gateloop.table.words import heads, number, published, text
 
 
 @pytest.mark.parametrize(
@@ -41,3 +47,23 @@ def test_number(value: float, digits: int, shown: str) -> None:
 )
 def test_text(mean: float | None, deviation: float | None, states: list[str], shown: str) -> None:
     assert text(Entry({0: 0.0}, states, mean, deviation), Column("m", "m")) == shown
+
+
+@pytest.mark.parametrize("comparable", [True, False])
+def test_a_number_of_another_task_has_no_difference(tmp_path: Path, comparable: bool) -> None:
+    columns = [Column("test/accuracy", "accuracy", digits=2)]
+    experiment = Experiment("T", "p", columns, [Row("a", reported="there")], name="mine")
+    archive = Archive(tmp_path, tmp_path / "runs")
+    cells = plan(experiment, archive.score(experiment))
+    record = Record(tmp_path, {"metrics": {"test/accuracy": 0.5}, "status": "finished"})
+    there = Reported("there", "test/accuracy", 0.2, "M", "a paper", comparable=comparable)
+    table = tabulate(
+        experiment,
+        cells,
+        lambda _: Outcome(State.measured, record),
+        archive.score(experiment),
+        {"there": {there.metric: there}},
+    )
+    (line,) = table.lines
+    assert heads(table) == ["accuracy", "accuracy, reported"] + ["difference"] * comparable
+    assert published(table, line) == ["0.20"] + ["+0.30"] * comparable
