@@ -131,6 +131,7 @@ def test_the_index(folder: Path, root: Path) -> None:
         assert f"`python -m gateloop.reproduce {path.stem}`" in page
     for link in re.findall(r"!\[[^]]*\]\((.*?)\)", page):
         assert (results / link).is_file()
+    assert "## Trials" not in page and "## Runs" not in page
 
 
 def test_a_shipped_experiment_without_records(root: Path, tmp_path: Path) -> None:

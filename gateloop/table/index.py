@@ -39,7 +39,8 @@ def index(results: Path, experiments: list[Experiment]) -> str:
 def _first_table(page: Path) -> str:
     """The outcome's first table with its heading and its legend; "" where there is no page."""
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    blocks = text.partition("\n## Outcome\n\n")[2].split("\n\n")
+    outcome = text.partition("\n## Outcome\n\n")[2].partition("\n\n## ")[0]
+    blocks = outcome.split("\n\n")
     for i, block in enumerate(blocks):
         if block.startswith("|"):
             return "\n\n".join(blocks[: i + 1])
