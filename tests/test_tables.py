@@ -140,11 +140,11 @@ def test_a_shipped_experiment_without_records(root: Path, tmp_path: Path) -> Non
     assert tables.main([name, *options]) == 0
     made = tmp_path / "results" / name
     assert sorted(path.name for path in made.iterdir()) == ["table.csv", "table.md", "table.tex"]
-    table = (made / "table.md").read_text(encoding="utf-8").partition("## Outcome")[2]
-    assert "| missing |" in table or "| not tuned yet |" in table
+    table = (made / "table.md").read_text(encoding="utf-8")
+    table = table.partition("## Outcome")[2].partition("\n## ")[0]
+    assert "Not measured yet: GateLoop, " in table and "|" not in table
     page = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
-    first = next(line for line in table.splitlines() if line.startswith("|"))
-    assert first in page and "figure.png" not in page
+    assert f"`python -m gateloop.reproduce {name}`" in page and "figure.png" not in page
     experiment = load_experiment(name)
     assert Archive(made, tmp_path / "runs").faults == []
     assert f"[{experiment.title}]({name}/table.md)" in page
