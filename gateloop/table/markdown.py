@@ -76,34 +76,41 @@ def _published(table: Table) -> list[str]:
 
 
 def _trials(table: Table) -> list[str]:
-    """Every trial's score, a column for each value of the grid's last axis; the chosen bold."""
+    """Every trial's score, a column for each value of the grid's last axis; the chosen bold.
+
+    Rows of which no trial was begun are left out, and those whose trials stand there already,
+    under a panel with another budget.
+    """
     tuning = table.experiment.tuning
     if tuning is None:
         return []
     axis = tuning.extend or list(tuning.grid)[-1]
-    trials = [trial for line in table.lines for trial in line.trials]
+    tuned, shown = [], set()
+    for line in table.lines:
+        keys = frozenset(trial.job.key for trial in line.trials)
+        if keys not in shown and any(trial.state is not State.missing for trial in line.trials):
+            tuned.append(line)
+            shown.add(keys)
+    trials = [trial for line in tuned for trial in line.trials]
+    if not trials:
+        return []
     values = sorted({dict(trial.job.setting.point)[axis] for trial in trials})
     name = axis.rpartition(".")[2]
     rows = [["", "", "", *(f"{name} {value:g}" for value in values)]]
-    for part in table.parts:
-        for line in part.lines:
-            by_setting: dict[str, dict[float, str]] = {}
-            for trial in line.trials:
-                point = dict(trial.job.setting.point)
-                value = point.pop(axis)
-                others = (f"{key.rpartition('.')[2]} {v:g}" for key, v in point.items())
-                label = ", ".join(part for part in (trial.job.setting.variant, *others) if part)
-                chosen = trial.job.setting == line.cell.chosen
-                by_setting.setdefault(label, {})[value] = _score(trial, chosen)
-            rows += [
-                [
-                    part.label,
-                    escaped(line.label),
-                    escaped(label),
-                    *(found.get(v, "") for v in values),
-                ]
-                for label, found in by_setting.items()
-            ]
+    for line in tuned:
+        by_setting: dict[str, dict[float, str]] = {}
+        for trial in line.trials:
+            point = dict(trial.job.setting.point)
+            value = point.pop(axis)
+            others = (f"{key.rpartition('.')[2]} {v:g}" for key, v in point.items())
+            label = ", ".join(part for part in (trial.job.setting.variant, *others) if part)
+            chosen = trial.job.setting == line.cell.chosen
+            by_setting.setdefault(label, {})[value] = _score(trial, chosen)
+        place = [line.cell.panel.label, escaped(line.label)]
+        rows += [
+            [*place, escaped(label), *(found.get(v, "") for v in values)]
+            for label, found in by_setting.items()
+        ]
     rows = _without_empty_columns(rows)
     about = (
         f"The lowest {tuning.metric} of each trial, by seed {tuning.seed}; bold: what the final "
