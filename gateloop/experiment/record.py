@@ -27,6 +27,8 @@ FAILURE = ".failure.json"  # hidden: a new run may begin where it lies
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 _SESSION = ("time", "commit", "dirty", "changed", "processor", "cores", "python", "packages")
+# arguments that say where something lies on the machine that ran, and nothing of the result
+_PLACES = ("runs_dir", "data.path", "data.tokenizer_path", "data.cache_dir")
 _NUMBERS = {int, float, type(None)}
 _CURVES = ("train/loss", "val/loss", "val/accuracy")
 _REQUIRED = {"id": str, "identity": dict, "status": str, "seed": int, "data": str, "metrics": dict}
@@ -184,7 +186,7 @@ def of_run(folder: Path) -> dict[str, Any] | None:
         **summary,
         "metrics": summary.get("metrics", {}),
         "identity": manifest["identity"],
-        "command": session.get("command"),
+        "command": [a for a in session.get("command", []) if a.partition("=")[0] not in _PLACES],
         **{name: session[name] for name in _SESSION if name in session},
         "facts": manifest.get("data", {}),
         "curves": _curves(folder / "metrics.jsonl"),

@@ -85,7 +85,8 @@ def test_from_a_runs_folder(tmp_path: Path) -> None:
     summary = {k: v for k, v in GOOD.items() if k not in ("identity", "curves")}
     (run / "summary.json").write_text(json.dumps({**summary, "status": "running"}))
     assert of_run(run) is None
-    session = {"command": ["a=b"], "commit": "abc", "dirty": False, "host": "not kept"}
+    command = ["a=b", "runs_dir=there", "data.path=here"]
+    session = {"command": command, "commit": "abc", "dirty": False, "host": "not kept"}
     manifest = {"identity": GOOD["identity"], "data": {"tokens": 3}, "sessions": [{}, session]}
     rows = [{"step": s, "train/loss": 1 / s} for s in range(1, 1001)]
     rows += [{"step": s, "val/loss": 2 / s, "val/tokens": 5} for s in (500, 1000)]
@@ -98,6 +99,7 @@ def test_from_a_runs_folder(tmp_path: Path) -> None:
     assert record is not None
     checked(Record(run, record))
     assert record["identity"] == GOOD["identity"] and record["facts"] == {"tokens": 3}
+    assert record["command"] == ["a=b"]  # nothing of the machine
     assert record["commit"] == "abc" and "host" not in record
     train, val = record["curves"]["train/loss"], record["curves"]["val/loss"]
     assert len(train["steps"]) == 50 and train["steps"][-1] == 1000
