@@ -21,7 +21,7 @@ help:
 	@echo 'make install   what make run needs, and no run'
 	@echo
 	@echo 'Each installs what it needs into .venv, once: about 0.4 GB to fetch with a CPU build of'
-	@echo 'torch, 2.9 GB with the CUDA build that Linux gets by default.'
+	@echo 'torch, 3 GB with the CUDA build that Linux gets by default.'
 	@echo 'PYTHON=python3.12   the interpreter .venv is made from      VENV=folder   in place of .venv'
 	@echo 'CPU=1   take a CPU build of torch where the package index has one (before the first install)'
 
@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	    echo "gateloop needs Python 3.10 to 3.13; $(PYTHON) is not one. Name one: make PYTHON=python3.12 …"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV). Where it is new: about 0.4 GB to fetch with a CPU build of torch,"
-	@echo "2.9 GB with the CUDA build that Linux gets by default. Minutes; pip is quiet meanwhile."
+	@echo "3 GB with the CUDA build that Linux gets by default. Minutes; pip is quiet meanwhile."
 	@$(PIP_INSTALL) --constraint constraints.txt setuptools
 	@if [ -n "$(CPU)" ] && ! said=$$($(PIP_INSTALL) --no-deps "torch==$(TORCH)+cpu" 2>&1); then \
 	    case "$$said" in \
@@ -54,10 +54,10 @@ $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	    *) echo "$$said"; exit 1 ;; \
 	    esac; \
 	fi
-	@$(INSTALL) --editable '.[text,track]'
+	@$(INSTALL) --editable '.[all]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@echo "Installing what the tests and checks need into $(VENV): about 60 MB more to fetch."
+	@echo "Installing what the tests and checks need into $(VENV): about 35 MB more to fetch."
 	@$(INSTALL) --editable '.[all,dev]'
 	@touch $@

@@ -88,7 +88,7 @@ def test_constraints_name_no_index_and_no_path() -> None:
 
 def test_run_installs_no_development_tools(tmp_path: Path) -> None:
     install = "install .*--editable '(.*)'"
-    assert re.findall(install, make("-n", "run", f"VENV={tmp_path}/venv")) == [".[text,track]"]
+    assert re.findall(install, make("-n", "run", f"VENV={tmp_path}/venv")) == [".[all]"]
     assert re.findall(install, make("-n", "test", f"VENV={tmp_path}/venv"))[1:] == [".[all,dev]"]
 
 
