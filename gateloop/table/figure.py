@@ -7,6 +7,7 @@ import io
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ STYLES = ("-", "--", ":", "-.")
 CURVE = "val/loss"
 WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
 LARGEST = 60.0  # inches of a side: a browser shows no larger picture well
-MANY = 500  # lines or dots; more of them in an SVG would be too much for a browser
+MANY = 500  # lines or dots of a panel; more in an SVG would be too much for a browser
 
 
 def pictures(table: Table, folder: Path) -> dict[str, bytes]:
@@ -152,11 +153,9 @@ def _curves(table: Table) -> Any:
     drawn = set()
     for (axis,), part in zip(grid, parts, strict=True):
         curves = [(line.label, curve) for line in part.lines for curve in _curves_of(line)]
+        draw = _every_seed if len(curves) <= MANY else _band
         for label, found in groupby(curves, key=lambda pair: pair[0]):
-            joined = [point for _, curve in found for point in (*curve, (math.nan, math.nan))]
-            steps, values = zip(*joined, strict=True)
-            many = len(curves) > MANY
-            axis.plot(steps, values, **styles[label], alpha=0.7, lw=1, rasterized=many)
+            draw(axis, [curve for _, curve in found], styles[label])
             drawn.add(label)
         if _is_wide([value for _, curve in curves for _, value in curve]):
             axis.set_yscale("log")
@@ -164,10 +163,30 @@ def _curves(table: Table) -> Any:
         axis.set_title(part.label, fontsize=9)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
-    grid[-1][0].set_xlabel("optimiser step, every seed a line", fontsize=8)
+    shown = "every seed a line"
+    if any(len([c for line in part.lines for c in _curves_of(line)]) > MANY for part in parts):
+        shown += f"; of more than {MANY} the mean, in a band from the lowest to the highest"
+    grid[-1][0].set_xlabel(f"optimiser step, {shown}", fontsize=8)
     handles = [Line2D([], [], label=label, **styles[label]) for label in labels if label in drawn]
     figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _every_seed(axis: Any, curves: list[list[tuple[float, float]]], look: dict[str, Any]) -> None:
+    joined = [point for curve in curves for point in (*curve, (math.nan, math.nan))]
+    steps, values = zip(*joined, strict=True)
+    axis.plot(steps, values, **look, alpha=0.7, lw=1)
+
+
+def _band(axis: Any, curves: list[list[tuple[float, float]]], look: dict[str, Any]) -> None:
+    """Thousands of lines take longer to draw than everything else, and hide each other."""
+    by_step: dict[float, list[float]] = defaultdict(list)
+    for step, value in (point for curve in curves for point in curve):
+        by_step[step].append(value)
+    steps, values = zip(*sorted(by_step.items()), strict=True)
+    lowest, highest = list(map(min, values)), list(map(max, values))
+    axis.fill_between(steps, lowest, highest, color=look["color"], alpha=0.15, lw=0)
+    axis.plot(steps, list(map(statistics.fmean, values)), **look, lw=1)
 
 
 def _is_wide(values: list[float]) -> bool:
