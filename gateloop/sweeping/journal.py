@@ -154,11 +154,10 @@ class Study:
         with self._readable():
             lock: Any = JournalLock(self.path)
             storage = JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
-            direction = self.sweep.file.metric.goal.name
             study = optuna.create_study(
                 storage=storage,
                 study_name=self.sweep.name,
-                direction=direction,
+                direction="maximize" if self.sweep.maximize else "minimize",
                 pruner=self._pruner(),
                 load_if_exists=True,
             )

@@ -91,12 +91,12 @@ def _best(sweep: Sweep, trials: list[FrozenTrial]) -> list[str]:
     if first is None:
         return ["No trial is measured."]
     values = [t.value for t in trials if outcome(t) is Outcome.measured and t.value is not None]
-    return [
+    said = (
         f"{sweep.file.metric.name} {number(first.value)}, trial {first.number}, run "
         f"`{first.user_attrs['run']}`; the median of what is measured is "
-        f"{number(statistics.median(values))}.",
-        f"    {command(sweep, first)}",
-    ]
+        f"{number(statistics.median(values))}."
+    )
+    return [said, f"    {command(sweep, first)}"]
 
 
 def _table(sweep: Sweep, trials: list[FrozenTrial]) -> str:
