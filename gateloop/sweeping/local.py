@@ -114,12 +114,13 @@ class Local:
     def _should_stop(self, opened: Open) -> bool:
         """Hand new validations on; whether hyperband would rather have another trial."""
         values = validations(opened.task.folder, self.sweep.file.metric.name)
-        fresh = values[len(opened.seen) :]
-        opened.seen += fresh
-        for place, value in enumerate(fresh, start=len(opened.seen) - len(fresh) + 1):
+        stops = False
+        for place, value in enumerate(values[len(opened.seen) :], start=len(opened.seen) + 1):
+            opened.seen.append(value)
             opened.trial.report(value, place)
-        last = len(opened.seen) >= self.study.validations()
-        return bool(fresh) and not last and opened.trial.should_prune()
+            if self.sweep.file.early_terminate is not None:
+                stops |= opened.trial.should_prune()  # at each: asking is what compares
+        return stops and len(opened.seen) < self.study.validations()
 
     def _note(self, end: Ended, board: Board) -> None:
         opened = self.open[end.task]

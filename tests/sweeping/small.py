@@ -67,4 +67,5 @@ def run(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         check=False,
+        timeout=500,
     )

@@ -18,7 +18,10 @@ from tests.sweeping.small import RATE, content, write
     [
         ({"optimizer.lrr": RATE}, "optimizer.lrr=0.001: no such key; did you mean optimizer.lr?"),
         ({"optimizr.lr": RATE}, "optimizr.lr=0.001: no such key; did you mean optimizer.lr?"),
-        ({"modle": {"values": ["s5", "lru"]}}, "modle=s5: no such key or group; did you mean mode?"),
+        (
+            {"modle": {"values": ["s5", "lru"]}},
+            "modle=s5: no such key or group; did you mean mode?",
+        ),
         ({"model": {"values": ["gateloop", "s6"]}}, "model=s6: no such model; choose one of"),
         ({"optimizer.lr": {"values": [0.1, "fast"]}}, "optimizer.lr=fast: expected a number > 0"),
         ({"model.dropout": {"min": 0.0, "max": 1.5}}, "model.dropout=1.5: out of range"),
@@ -46,13 +49,22 @@ def test_a_wrong_parameter(tmp_path: Path, varied: dict[str, Any], message: str)
     ("changes", "message"),
     [
         ({"method": "bayse"}, "method: 'bayse' is not one of grid, random, bayes; did you mean"),
-        ({"metric": {"name": "val/los"}}, "metric.name: val/los is nothing .*did you mean val/loss"),
+        (
+            {"metric": {"name": "val/los"}},
+            "metric.name: val/los is nothing .*did you mean val/loss",
+        ),
         ({"metric": {"name": "test/loss"}}, "metric.name: test/loss is nothing that a validation"),
-        ({"metric": {"name": "val/loss", "goal": "min"}}, "metric.goal: 'min' is not one of minimiz"),
+        (
+            {"metric": {"name": "val/loss", "goal": "min"}},
+            "metric.goal: 'min' is not one of minimiz",
+        ),
         ({"command": ["python", "x.py"]}, r"command: a trial is a run; write command: \[.*no_hyph"),
         ({"early_terminate": {"type": "hyperband"}}, "early_terminate: give min_iter, or max_iter"),
         ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "early_terminate.s: missing"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter: 0; must be at least"),
+        (
+            {"early_terminate": {"type": "hyperband", "min_iter": 0}},
+            "min_iter: 0; must be at least",
+        ),
         ({"early_terminate": {"type": "envelope"}}, "type: 'envelope' is not one of hyperband"),
         ({"run_cap": 0}, "run_cap: 0; must be at least 1"),
         ({"parameter": {}}, "parameter: no such key; did you mean parameters?"),
@@ -108,7 +120,9 @@ def test_what_an_agent_hands_over_is_what_is_checked(tmp_path: Path) -> None:
 
     values = {"optimizer.lr": 1e-5, "model.tied": False, "data.test_lengths": [8], "seed": 3}
     varied = {key: {"values": [value]} for key, value in values.items()}
-    sweep = load_sweep(str(write(tmp_path, varied={**varied, "model.dropout": {"values": [0, 0.5]}})))
+    sweep = load_sweep(
+        str(write(tmp_path, varied={**varied, "model.dropout": {"values": [0, 0.5]}}))
+    )
     given = {axis.key: {"value": axis.choices[0]} for axis in sweep.axes}
     theirs = create_sweep_command_args({"args": given})["args_no_hyphens"]
     assert sweep.arguments({"model.dropout": 0}) == theirs
