@@ -81,7 +81,7 @@ def refused(path: Path, message: str) -> None:
 
 
 def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="no such sweep; .*did you mean gateloop_wt2?"):
+    with pytest.raises(InputError, match=r"no such sweep; .*did you mean gateloop_wt2\?"):
         load_sweep("gatelop_wt2")
     with pytest.raises(InputError, match="no such sweep"):
         load_sweep("elsewhere/gateloop_wt2.yaml")
@@ -110,7 +110,7 @@ def test_a_change_of_what_is_run_makes_another_sweep(tmp_path: Path) -> None:
         {"optimizer.lr": 0.1}
     )
     assert load_sweep(path, ["data.length=16"]).name == changed.name
-    with pytest.raises(InputError, match="data.lenght=16: no such key; did you mean data.length"):
+    with pytest.raises(InputError, match=r"did you mean data\.length\?"):
         load_sweep(path, ["data.lenght=16"])
 
 

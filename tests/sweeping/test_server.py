@@ -89,7 +89,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     write(tmp_path)
     with Server([]) as server:
         environment = server.environment
-    done = run(tmp_path, "small.yaml", **environment)
+    done = run(tmp_path, "small.yaml", WANDB_HTTP_TIMEOUT="1", **environment)
     assert done.returncode == 2
     assert "gateloop: W&B: " in done.stderr and "; or take --local" in done.stderr
 

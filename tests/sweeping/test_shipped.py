@@ -1,4 +1,4 @@
-"""Every file of ``sweeps/``: as sweeps/make.py writes it, in the schema, its values those of runs."""
+"""Every file of ``sweeps/``: as sweeps/make.py writes it, in the schema, its values a run's."""
 
 from __future__ import annotations
 
