@@ -5,6 +5,7 @@ python -m gateloop.run model=gateloop data=memory_horizon seed=0
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -37,12 +38,10 @@ def main(argv: list[str]) -> int:
     mark = fingerprint(config.data)
     folder = RunFolder(config.runs_dir, run_id(config, mark, locate(config.data)))
     if folder.finished() and not config.rerun:
-        print(skipped(folder))
-        return FINISHED
+        return reuse(config, folder)
     with Interruption() as interruption, folder.locked():
         if folder.finished() and not config.rerun:  # by another process, a moment ago
-            print(skipped(folder))
-            return FINISHED
+            return reuse(config, folder)
         described = identity(config, mark)
         folder.open(config, described, rerun=config.rerun)
         print(f"run {folder.path}", file=sys.stderr)
@@ -115,6 +114,16 @@ def execute(
     folder.write_summary(summary)
     close_tracker(tracker, summary)
     return summary
+
+
+def reuse(config: Config, folder: RunFolder) -> int:
+    """Report a finished run; to W&B too where one of its agents asks, whose trial this is."""
+    print(skipped(folder))
+    if os.environ.get("WANDB_SWEEP_ID"):
+        from gateloop.training.tracking import hand_over
+
+        hand_over(config, folder)
+    return FINISHED
 
 
 def skipped(folder: RunFolder) -> str:

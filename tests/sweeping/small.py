@@ -45,8 +45,8 @@ def content(
     }
 
 
-def write(folder: Path, name: str = "small.yaml", **given: Any) -> Path:
-    path = folder / name
+def write(folder: Path, called: str = "small.yaml", **given: Any) -> Path:
+    path = folder / called
     path.write_text(yaml.safe_dump(content(**given)), encoding="utf-8")
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from tests.sweeping.small import FIXED, content, run, write
 from tests.sweeping.wandb_server import Server
 
 RATES = (0.01, 0.02)
+WORKERS = min(2, len(os.sched_getaffinity(0)))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_on_a_server(tmp_path: Path) -> None:
-    """Created, its two trials run by two agents, and what they measured has arrived."""
+    """Created, its two trials run by two agents, and what they measured has arrived; then an
+    agent that joins is given the first again, whose run is finished."""
     write(tmp_path, method="bayes")
     trials = [{**FIXED, "optimizer.lr": rate} for rate in RATES]
     with Server(trials) as server:
@@ -27,11 +30,15 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
             tmp_path,
             "small.yaml",
             "--count=2",
+            f"--workers={WORKERS}",
             "--project=tuning",
             "--set=seed=1",
             **server.environment,
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        server.trials.append((3, trials[0]))
+        joined = run(tmp_path, "--join=tester/tuning/sweep123", "--count=1", **server.environment)
+        assert joined.returncode == 0, joined.stderr[-3000:]
     assert "--join tester/tuning/sweep123" in done.stdout
     (sent,) = server.calls["UpsertSweep"]
     assert sent["projectName"] == "tuning" and sent["entityName"] in (None, "tester")
@@ -42,6 +49,7 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
         server.calls
     )
     assert server.unknown == [] and server.trials == []
+    assert {call["project"] for call in server.calls["UpsertBucket"]} == {"tuning"}
 
     folders = {}
     for folder in (tmp_path / "runs").glob("gateloop-*"):
@@ -65,6 +73,16 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
         ]
         assert configs[0]["run_id"]["value"] == folders[rate].name
         assert configs[0]["optimizer.lr"]["value"] == rate
+    again, first = (
+        [
+            (row["trainer/global_step"], row["val/loss"])
+            for row in server.history[trial]
+            if "val/loss" in row
+        ]
+        for trial in ("trial3", "trial1")
+    )
+    assert again == first
+    assert server.summary["trial3"]["test/loss"] == server.summary["trial1"]["test/loss"]
 
 
 @pytest.mark.parametrize(
