@@ -67,7 +67,7 @@ def test_the_page(sweep: Sweep, tmp_path: Path) -> None:
     command = next(
         line for line in page.splitlines() if line.startswith("    python -m gateloop.run")
     )
-    assert "optimizer.lr=0.005 model.layers=1" in command and "'data.test_lengths=[8]'" in command
+    assert " model.layers=1 optimizer.lr=0.005 " in command and "'data.test_lengths=[8]'" in command
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][1:]
     assert [row[0].strip("| ") for row in rows] == [*map(str, range(1, 11)), "", "", "", ""]
     assert [row[1] for row in rows[10:]] == ["stopped early", "not causal", "diverged", "failed"]
