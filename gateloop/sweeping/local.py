@@ -189,13 +189,14 @@ def validations(folder: Path, metric: str) -> list[float]:
         lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     except OSError:
         return []
-    found = []
+    found, named = [], json.dumps(metric).encode()
     for line in lines:
         if not line.endswith(b"\n"):  # being written
             break
+        if named not in line:  # most lines are of training
+            continue
         row = json.loads(line)
-        if metric in row:
-            found.append(float("nan") if row[metric] is None else float(row[metric]))
+        found.append(float("nan") if row[metric] is None else float(row[metric]))
     return found
 
 

@@ -61,7 +61,10 @@ def create(sweep: Sweep, project: str | None, entity: str | None) -> str:
     tree = yaml.safe_load(sweep.path.read_text(encoding="utf-8"))
     for change in sweep.changes:
         key, _, text = change.partition("=")
-        tree["parameters"][key] = {"value": yaml.safe_load(text)}
+        value = yaml.safe_load(text)
+        if value is None:
+            raise InputError(f"--set {change}: an agent cannot hand null to a run; leave it out")
+        tree["parameters"][key] = {"value": value}
     project = project or sweep.file.project or PROJECT
     try:
         found = wandb.sweep(tree, project=project, entity=entity or sweep.file.entity)

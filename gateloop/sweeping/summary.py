@@ -61,7 +61,8 @@ def counts(trials: list[FrozenTrial]) -> str:
     """ "20 trials: 14 measured, 6 stopped early" """
     found = Counter(outcome(trial) for trial in trials)
     parts = [f"{found[kind]} {kind.value}" for kind in Outcome if found[kind]]
-    return f"{len(trials)} trials" + (f": {', '.join(parts)}" if parts else "")
+    total = "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
+    return total + (f": {', '.join(parts)}" if parts else "")
 
 
 def page(sweep: Sweep, trials: list[FrozenTrial], shown: list[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gateloop.identity import run_id
+from gateloop.sweep import main
 from gateloop.sweeping.file import load_sweep
 from gateloop.sweeping.journal import OUTCOME, Study
 from gateloop.sweeping.local import validations
@@ -154,11 +155,32 @@ def test_what_is_stopped_diverges_or_crashes(tmp_path: Path) -> None:
     assert list(checkpoints.glob("step-*.ckpt")), "it was not asked to save"
 
 
+def test_two_values_that_do_not_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What no check of single values finds fails its trial, and starts no run."""
+    monkeypatch.chdir(tmp_path)
+    varied = {
+        "optimizer.warmup_steps": {"values": [0, 1, 3]},
+        "trainer.max_steps": {"values": [4, 2, 5]},
+    }
+    study = Study(load_sweep(str(write(tmp_path, varied=varied))), tmp_path / "runs")
+    study.study.enqueue_trial({"optimizer.warmup_steps": "3", "trainer.max_steps": "2"})
+    study.close()
+    assert main(["small.yaml", "--local", "--count=1"]) == 1
+    assert "1 trial: 1 failed" in capsys.readouterr().out
+    assert [row["outcome"] for row in table(tmp_path)] == ["failed"]
+    assert not holders(tmp_path) and summaries(tmp_path) == 0
+    assert main(["small.yaml", "--local", "--count=1"]) == 1  # it stays so, and is said again
+    assert "optimizer.warmup_steps=3 is greater than trainer.max_steps=2" in capsys.readouterr().err
+
+
 def test_validations_so_far(tmp_path: Path) -> None:
     assert validations(tmp_path, "val/loss") == []
     rows: list[dict[str, Any]] = [
         {"step": 0, "val/loss": 4.0},
         {"step": 1, "train/loss": 3.0},
+        {"step": 1, "val/loss/other": 3.0},
         {"step": 2, "val/loss": None},
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -88,8 +88,11 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        (["small.yaml"], {"WANDB_MODE": "online"}, "no W&B credentials; run `wandb login` or set "),
-        (["--join=a/b/c"], {"WANDB_MODE": "online"}, "WANDB_API_KEY, or take --local"),
+        (
+            ["small.yaml"],
+            {"WANDB_MODE": "online"},
+            "no W&B credentials; run `wandb login` or set WANDB_API_KEY, or take --local",
+        ),
         (["small.yaml"], {"WANDB_MODE": "offline"}, "WANDB_MODE=offline: a sweep on the server is"),
     ],
 )
