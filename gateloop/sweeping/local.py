@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ class Local:
                     opened = self.open[running.task]
                     if self._should_stop(opened) and not opened.stopped:
                         opened.stopped = True
-                        running.process.send_signal(signal.SIGTERM)
+                        running.process.terminate()
                 for end in pool.ended():
                     self._note(end, board)
 
