@@ -9,6 +9,7 @@ import warnings
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning import plugins
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch import nn
@@ -31,18 +32,12 @@ from gateloop.training.progress import Progress
 from gateloop.training.record import RunFolder
 from gateloop.training.shares import Shares
 
-LIGHTNING_PRECISION = {
-    Precision.float32: "32-true",
-    Precision.bfloat16: "bf16-mixed",
-    Precision.float64: "64-true",
-}
-
 
 def quieten_lightning() -> None:
     """Leave the terminal to this project's own lines."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     chatter = ("does not have many workers", "isinstance.treespec", "LeafSpec", "`srun`")
-    for message in (*chatter, "`broadcast_buffers` is deprecated"):
+    for message in (*chatter, "`broadcast_buffers` is deprecated", "FSDP2-wrapped module"):
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
@@ -54,6 +49,15 @@ def strategy(config: Config, job: Job) -> str | Strategy:
         return Shares(job.size)
     # Buffers hold constants, and are the same everywhere.
     return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def precision(config: Config, device: torch.device) -> plugins.Precision:
+    """Lightning's plugin for the precision that the config asks for."""
+    if config.trainer.precision is Precision.bfloat16:
+        return plugins.MixedPrecision("bf16-mixed", device.type)
+    if config.trainer.precision is Precision.float64:
+        return plugins.DoublePrecision()
+    return plugins.Precision()
 
 
 def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
@@ -93,8 +97,7 @@ def fit(
         num_nodes=config.trainer.nodes,
         strategy=strategy(config, job),
         # Ranks are the job's affair, and requeueing is the scheduler's.
-        plugins=[LightningEnvironment()],
-        precision=LIGHTNING_PRECISION[config.trainer.precision],  # type: ignore[arg-type]
+        plugins=[LightningEnvironment(), precision(config, device)],
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(config),
