@@ -60,6 +60,8 @@ class Job:
             with contextlib.suppress(RuntimeError):  # it ended after all was done
                 self.all(None)  # nobody leaves before the first has written everything
                 dist.destroy_process_group()
+            if isinstance(error, (Interrupted, Diverged)) and not self.first:
+                sys.exit(error.exit_code)  # the first says why
         elif is_lost(error):
             raise Lost(
                 "another process of this run has ended; the last checkpoint stands, and the same "

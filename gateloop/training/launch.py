@@ -119,13 +119,11 @@ class Family:
 
     def wait(self) -> int:
         """Wait for every member; returns the first code that is not 0, as a command's."""
-        first: tuple[int, int] | None = None
+        failed: dict[int, int] = {}  # code by rank, in the order in which they ended
         asked = False
-        while any(member.poll() is None for member in self.members):
-            time.sleep(0.05)
-            failed = [(rank, m.returncode) for rank, m in enumerate(self.members) if m.returncode]
-            if failed and first is None:
-                first = failed[0]
+        while None in (codes := [member.poll() for member in self.members]):
+            failed |= {rank: code for rank, code in enumerate(codes) if code}
+            if failed:
                 self.ending = self.ending or time.monotonic()
             late = time.monotonic() - self.ending if self.ending else 0.0
             if late > 2 * GRACE:
@@ -133,9 +131,9 @@ class Family:
             elif late > GRACE and not asked:
                 asked = True
                 self.send(signal.SIGTERM)
-        failed = [(rank, m.returncode) for rank, m in enumerate(self.members) if m.returncode]
-        first = first or next(iter(failed), None)
-        return FINISHED if first is None else self.code_of(*first)
+            time.sleep(0.05)
+        failed |= {rank: code for rank, code in enumerate(codes) if code}
+        return self.code_of(*next(iter(failed.items()))) if failed else FINISHED
 
     def code_of(self, rank: int, code: int) -> int:
         if code > 0:
