@@ -1,0 +1,187 @@
+"""A run whose processes are interrupted, killed, and changed in number."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.end_to_end.processes import ROOT, Run
+
+ARGUMENTS = (
+    "model.d_model=16",
+    "data.length=32",
+    "data.batch_size=12",
+    "data.test_lengths=[32]",
+    "data.test_resets=[6]",
+    "data.test_samples=70",
+    "data.validation_samples=70",
+    "data.test_batch_size=16",  # five batches, for one process or two
+    "trainer.max_steps=400",
+    "trainer.validate_every=50",
+    "trainer.checkpoint_every=20",
+    "trainer.log_every=1",
+    "trainer.device=cpu",
+    "trainer.precision=float64",
+    "tracker=none",
+)
+TORCHRUN = ("--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d", "-m", "gateloop.run")
+
+
+def process(run: Run, rank: int) -> int:
+    """The process of that rank."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            given = (folder / "environ").read_bytes().split(b"\0")
+            here = (folder / "cwd").resolve()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if here == run.folder and f"RANK={rank}".encode() in given and b"gateloop.run" in command:
+            return int(folder.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def strike(run: Run, rank: int, number: signal.Signals, ready: Callable[[], bool]) -> int:
+    """Start, and once ready send one rank the signal; the exit code, which must come in a minute."""
+    (run.folder / "err").unlink(missing_ok=True)
+    started = run.start()
+    try:
+        while not ready():
+            assert started.poll() is None, (run.folder / "err").read_text()
+            time.sleep(0.01)
+        os.kill(process(run, rank), number)
+        return started.wait(timeout=60)
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def steps(run: Run) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in run.checkpoints()]
+
+
+def test_interrupted_killed_and_on_other_numbers_of_devices(tmp_path: Path) -> None:
+    whole = Run(tmp_path / "whole", *ARGUMENTS)
+    ended = whole.finish()
+    assert ended.returncode == 0, ended.stderr
+
+    alone = Run(tmp_path / "run", *ARGUMENTS, "trainer.profile=true")
+    two = Run(tmp_path / "run", *ARGUMENTS, "trainer=ddp", "trainer.devices=2")
+    under_torchrun = Run(
+        tmp_path / "run",
+        *(*TORCHRUN, *ARGUMENTS, "trainer.devices=2"),
+        module="torch.distributed.run",
+    )
+    err = two.folder / "err"
+
+    assert alone.kill_when(lambda: alone.has(30, "train/loss"), signal.SIGTERM) == 75
+    first = steps(alone)[-1]
+
+    def reached(step: int) -> Callable[[], bool]:
+        return lambda: two.has(step, "train/loss")
+
+    # One rank is asked to stop: all stop at one step, and one line says so.
+    assert strike(two, 1, signal.SIGTERM, reached(first + 20)) == 75
+    said = err.read_text()
+    assert f"going on from step {first}\n" in said
+    second = steps(two)[-1]
+    assert said.count("interrupted at step") == 1 and f"interrupted at step {second};" in said
+    assert two.rows()[-1]["step"] == second
+
+    # One is killed: the others end, one line says so, and nothing but the steps since is lost.
+    for rank in (0, 1):
+        before = steps(two)[-1]
+        assert strike(two, rank, signal.SIGKILL, reached(before + 30)) == 1
+        said = err.read_text()
+        assert "Traceback" not in said
+        assert said.count("gateloop:") == 1
+        assert f"process {rank} of 2 was killed by SIGKILL" in said
+        assert steps(two)[-1] > before
+    before = steps(two)[-1]
+    assert strike(under_torchrun, 0, signal.SIGKILL, reached(before + 30)) != 0
+    assert err.read_text().count("gateloop: another process of this run has ended") == 1
+
+    ended = alone.finish()
+    assert ended.returncode == 0, ended.stderr
+    assert "going on from step" in ended.stderr
+    sessions = json.loads((alone.path / "manifest.json").read_text())["sessions"]
+    assert [session["devices"] for session in sessions] == [1, 2, 2, 2, 2, 1]
+
+    same_end(alone, whole)
+    assert_profiled(alone.path / "profile")
+
+
+def same_end(run: Run, whole: Run) -> None:
+    """A run that was on one device and on two ends where the one on one device does."""
+    assert run.path.name == whole.path.name
+    ended, expected = (torch.load(r.checkpoints()[-1], weights_only=True) for r in (run, whole))
+    for name, part in expected["state_dict"].items():
+        assert torch.allclose(ended["state_dict"][name], part, rtol=1e-7, atol=1e-9), name
+    assert [row["step"] for row in run.rows()] == [row["step"] for row in whole.rows()]
+    for here, there in zip(run.rows(), whole.rows(), strict=True):
+        for name in here.keys() & {"train/loss", "val/loss"}:
+            assert here[name] == pytest.approx(there[name], rel=1e-8), here["step"]
+    metrics, others = (r.summary()["metrics"] for r in (run, whole))
+    for name in ("test/loss", "test/accuracy", "test/tokens", "test/L32_R6/loss"):
+        assert metrics[name] == pytest.approx(others[name], rel=1e-8), name
+
+
+def assert_profiled(folder: Path) -> None:
+    with gzip.open(folder / "trace.json.gz", "rt") as file:
+        events = json.load(file)["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert "aten::mm" in names
+    lines = (folder / "operators.md").read_text().splitlines()
+    found = [re.match(r"\| `(.+)` \| \d+ \| [\d.]+ \| ([\d.]+)% \|", line) for line in lines[4:]]
+    assert len(found) == 10 and all(found)
+    shares = [float(row[2]) for row in found if row]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 100
+    assert {row[1] for row in found if row} <= names
+
+
+def test_reproduce_starts_no_second_grid(tmp_path: Path) -> None:
+    """Its runs have two processes each, and it has one."""
+    (tmp_path / "small.yaml").write_text(
+        "title: Small\nprediction: None.\nseeds: [0]\n"
+        "columns: [{metric: test/accuracy, title: accuracy, best: highest}]\n"
+        "rows: [{label: one, overrides: [model=gru]}, {label: two, overrides: [model=lstm]}]\n"
+        f"overrides: [{', '.join(short())}, trainer=ddp, trainer.devices=2]\n".replace(
+            "[32]", "'[32]'"
+        ),
+        encoding="utf-8",
+    )
+    study = Run(tmp_path, "small.yaml", "--workers", "1", module="gateloop.reproduce")
+    ended = study.finish()
+    assert ended.returncode == 0, ended.stderr
+    runs = [p for p in (tmp_path / "runs").iterdir() if not p.name.startswith(".")]
+    assert len(runs) == 2
+    for run in runs:
+        (session,) = json.loads((run / "manifest.json").read_text())["sessions"]
+        assert session["devices"] == 2 and session["device"].startswith("2 × CPU")
+        log = (tmp_path / "runs" / ".logs" / f"{run.name}.log").read_text()
+        assert log.count(f"run runs/{run.name}") == 1 and "gateloop:" not in log
+
+
+def short() -> list[str]:
+    kept = [a for a in ARGUMENTS if not a.startswith("trainer.")]
+    return [*kept, "trainer.max_steps=4", "trainer.device=cpu"]
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    wrong = Run(
+        tmp_path, *TORCHRUN, *ARGUMENTS, "trainer.devices=3", module="torch.distributed.run"
+    )
+    ended = wrong.finish()
+    assert ended.returncode != 0
+    assert ended.stderr.count("gateloop: torchrun has started 2 processes") == 1
+    assert sys.executable and ROOT and not (tmp_path / "runs").exists()
