@@ -12,13 +12,13 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import plugins
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
-from torch import nn
 from torch.utils.data import DataLoader
 
 from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.derived import accumulation, micro_batch, tokens_per_step
 from gateloop.errors import Interrupted
+from gateloop.models.language_model import LanguageModel
 from gateloop.names import Precision
 from gateloop.names import Strategy as StrategyName
 from gateloop.training import checkpoint
@@ -71,7 +71,7 @@ def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
 
 def fit(
     config: Config,
-    model: nn.Module,
+    model: LanguageModel,
     source: Source,
     device: torch.device,
     folder: RunFolder,
@@ -111,6 +111,8 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=folder.path,
     )
+    if config.trainer.precision is Precision.float64:
+        model.double()  # Lightning would, but only after a checkpoint has been read into float32
     module = Training(config, model, job)
     size, seen = micro_batch(config), module.micro_batches_seen
     feed = Feed(source, config.seed, size, seen, job.rank, job.size)

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from gateloop.config import Config
 from gateloop.data import IGNORE
 from gateloop.errors import Diverged
+from gateloop.models.language_model import LanguageModel
 from gateloop.names import Strategy
 from gateloop.training.feed import Tensors
 from gateloop.training.job import ALONE, Job
@@ -33,7 +34,7 @@ def token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
 class Training(pl.LightningModule):
     """Mean cross-entropy over the scored positions, AdamW, clipping, one RNG state per step."""
 
-    def __init__(self, config: Config, model: nn.Module, job: Job = ALONE) -> None:
+    def __init__(self, config: Config, model: LanguageModel, job: Job = ALONE) -> None:
         super().__init__()
         self.config, self.job = config, job
         # Where each device is to have a share of the weights, it is one of a copy.

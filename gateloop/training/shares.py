@@ -20,14 +20,21 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.optim import Optimizer
 
+from gateloop.models.language_model import LanguageModel
+from gateloop.models.time_mixer import TimeMixer
+
 WHOLE = StateDictOptions(full_state_dict=True)
 ON_FIRST = StateDictOptions(full_state_dict=True, cpu_offload=True)  # and nothing on the others
 
 
-def share_weights(model: nn.Module, devices: DeviceMesh) -> None:
-    """Leave each device its share of every weight; a block's are gathered while it computes."""
-    for block in model.blocks:  # type: ignore[union-attr]
-        fully_shard(block, mesh=devices)
+def share_weights(model: LanguageModel, devices: DeviceMesh) -> None:
+    """Leave each device its share of every weight; a block's are gathered while it computes.
+
+    All at once where the layers read each other's weights.
+    """
+    if all(type(mixer).join is TimeMixer.join for mixer in model.mixers):
+        for block in model.blocks:
+            fully_shard(block, mesh=devices)
     fully_shard(model, mesh=devices)
 
 
