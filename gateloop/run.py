@@ -20,7 +20,7 @@ from gateloop.help import information
 from gateloop.identity import identity, run_id
 from gateloop.registry import package_of
 from gateloop.training.interruption import Interruption
-from gateloop.training.job import Job
+from gateloop.training.job import Job, leave
 from gateloop.training.launch import PARENT, Place, find_place, launch
 from gateloop.training.provenance import current_commit
 from gateloop.training.record import RunFolder
@@ -207,4 +207,9 @@ def report(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    try:
+        run_command(main)
+    except SystemExit as end:
+        if "LOCAL_RANK" in os.environ and "torch" in sys.modules:
+            leave(end.code)
+        raise

@@ -20,7 +20,7 @@ from gateloop.names import ModeName, Protocol
 from gateloop.training.evaluation import evaluate
 from gateloop.training.fit import fit
 from gateloop.training.interruption import Interruption
-from gateloop.training.job import Job
+from gateloop.training.job import Job, leave
 from gateloop.training.launch import find_place
 from gateloop.training.record import RunFolder
 from gateloop.training.test import test as run_test
@@ -101,3 +101,4 @@ def main(folder: Path, cases: Cases, devices: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])
+    leave(0)
