@@ -23,7 +23,7 @@ from gateloop.experiment.workers import Ended, Pool, Seat, Task, seats
 from gateloop.identity import digest, run_id
 from gateloop.launching.cluster import JOBS, Cluster
 from gateloop.launching.launcher import Launcher
-from gateloop.launching.settings import Local, Slurm, load_settings
+from gateloop.launching.settings import Slurm, load_settings
 from gateloop.table.reported import load_reported
 from gateloop.tables import check_packages, summary, write
 from gateloop.training.interruption import Interruption
@@ -74,16 +74,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Returns 0; 1 where a run failed. Raises InputError, and Interrupted with everything saved."""
     options = parse(argv)
-    jobs = load_settings(options.launcher, options.launcher_options) if options.launcher else None
     study = Study(load_experiment(options.experiment), options)
-    places = study.places(jobs)
+    places = study.places()
     print(study.overview(places), flush=True)
     if options.dry_run:
         return FINISHED
     check_packages()
     load_reported(options.results)  # nothing that the table needs is found wrong after the runs
     study.locate_data()
-    launcher = Cluster(jobs, options.runs_dir / JOBS) if jobs else None
+    launcher = Cluster(study.jobs, options.runs_dir / JOBS) if study.jobs else None
     with Interruption():
         failed = study.run(places, launcher)
     table = write(study.experiment, study.archive, options.results, study.whole())
@@ -104,6 +103,9 @@ class Study:
 
     def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
         self.options = options
+        self.jobs = (
+            load_settings(options.launcher, options.launcher_options) if options.launcher else None
+        )
         self.experiment = _named(experiment, options.changes)
         self.archive = Archive(options.results / self.experiment.name, options.runs_dir)
         self.failed: dict[str, Ended] = {}
@@ -141,15 +143,15 @@ class Study:
                 found.setdefault(job.key, job)
         return list(found.values())
 
-    def places(self, jobs: Slurm | Local | None) -> list[Seat]:
+    def places(self) -> list[Seat]:
         """A seat for each run at once; on a cluster, which has a queue, as many as there are runs.
 
         Raises InputError where this machine has not that many.
         """
-        if not isinstance(jobs, Slurm):
+        if not isinstance(self.jobs, Slurm):
             return seats(self.options.workers)
         runs = {job.key for cell in self.cells() for job in [*cell.jobs, *cell.later]}
-        return [jobs.seat] * (self.options.workers or max(1, len(runs)))
+        return [self.jobs.seat] * (self.options.workers or max(1, len(runs)))
 
     def overview(self, places: list[Seat]) -> str:
         """The grid with what has ended of each cell, then runs, FLOPs and hours."""
@@ -183,6 +185,8 @@ class Study:
         """Run what is wanted, and what its outcome makes wanted; the runs that failed."""
         options = self.options
         extra = [f"runs_dir={options.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
+        if isinstance(self.jobs, Slurm):
+            extra += self.jobs.overrides
         with Board() as board, Pool(places, extra, launcher) as pool:
             news, headline = True, ""
             while news or pool.busy:
@@ -190,7 +194,7 @@ class Study:
                     pool.offer([self._task(job) for job in self.wanted()])
                     headline = self.headline(len(places))
                 pool.start()
-                board.show(pool.running, headline)
+                board.show(pool.running, headline + pool.refusal)
                 time.sleep(POLL)
                 ends = pool.ended()
                 for end in ends:

@@ -24,7 +24,7 @@ __all__ = ["Ended", "Pool", "Running", "Seat", "Task", "seats"]
 
 LOGS = ".logs"  # in runs_dir: a run's folder holds only what the run writes
 TRIES = 2
-FULL = 60.0  # seconds until a task is offered again to a cluster that takes no more
+FULL = 60.0  # seconds until a cluster that takes no more is asked again
 HELD_ELSEWHERE = 10.0  # seconds until a run that another process holds is asked for again
 TAIL = 15  # lines of a failed run's log that are shown
 
@@ -88,6 +88,8 @@ class Pool:
         self.launcher: Launcher = launcher or Processes()
         self.waiting: list[Task] = []
         self.running: list[Running] = []
+        self.refusal = ""  # of a launcher that takes no more just now; for a line of progress
+        self.not_before = 0.0
 
     def __enter__(self) -> Pool:
         return self
@@ -126,14 +128,16 @@ class Pool:
         """
         now = time.monotonic()
         for task in [task for task in self.waiting if task.not_before <= now]:
-            if not self.free:
+            if not self.free or now < self.not_before:
                 break
             try:
                 with signals_held():  # what has started is in ``running``, and ended with it
                     self.running.append(self._start(task, self.free[0]))
-            except Full:
-                task.not_before = now + FULL
+            except Full as error:
+                self.not_before = now + FULL
+                self.refusal = f" · {error}"
                 break
+            self.refusal = ""
             self.free.popleft()
             self.waiting.remove(task)
 

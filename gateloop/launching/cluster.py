@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -78,6 +80,7 @@ class Cluster:
         tasks = range(self.settings.nodes * self.settings.tasks_per_node)
         for job in left:
             if self.queue.names.get(job) == folder.name:
+                print(f"{folder.name}: job {job} goes on", file=sys.stderr, flush=True)
                 return submitit.SlurmJob(folder, job, list(tasks))
         return None
 
@@ -85,19 +88,17 @@ class Cluster:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            executor = self._executor(folder)
-            if isinstance(self.settings, Slurm):
-                job = executor.submit(
-                    run_in_job,
-                    command,
-                    str(log),
-                    seat.variables,
-                    requeues=self.settings.requeues,
-                )
-            else:
-                job = executor.submit(
-                    run_in_job, command, str(log), seat.variables, cores=seat.cores
-                )
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
+                executor = self._executor(folder)
+                if isinstance(self.settings, Slurm):
+                    requeues = self.settings.requeues
+                    job = executor.submit(
+                        run_in_job, command, str(log), seat.variables, requeues=requeues
+                    )
+                else:
+                    job = executor.submit(
+                        run_in_job, command, str(log), seat.variables, cores=seat.cores
+                    )
         except (FailedJobError, FailedSubmissionError) as error:
             self._clear(folder)
             said = str(error).strip().partition("\n")[0] or "sbatch failed and says nothing"
@@ -152,6 +153,8 @@ class Cluster:
 class Job:
     """A job on its way, and how it ended; a Launched."""
 
+    patience = 0.0  # seconds for its result to show after it has ended
+
     def __init__(self, job: submitit.Job[int], log: Path, folder: Path) -> None:
         self.job, self.log, self.folder = job, log, folder
         self.since = time.monotonic()
@@ -167,7 +170,7 @@ class Job:
     def poll(self) -> int | None:
         if self.code is None and not self.goes_on():
             self.gone = self.gone or time.monotonic()
-            if self.has_result or time.monotonic() - self.gone > RESULT_LATE:
+            if self.has_result or time.monotonic() - self.gone > self.patience:
                 self.code = self._collect()
         return self.code
 
@@ -218,6 +221,8 @@ class Job:
 
 class SlurmJob(Job):
     """In the queue it goes on, whatever results it has left: it may be there to start again."""
+
+    patience = RESULT_LATE
 
     def __init__(self, job: submitit.Job[int], log: Path, folder: Path, queue: Queue) -> None:
         super().__init__(job, log, folder)

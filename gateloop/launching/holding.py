@@ -23,7 +23,7 @@ def signals_held() -> Iterator[None]:
     came: list[int] = []
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: came.append(number))
+        signal.signal(number, lambda received, frame: came.append(received))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -31,5 +31,5 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+        for received in came:
+            signal.raise_signal(received)

@@ -35,14 +35,15 @@ def run_in_job(
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         asked.add(number)
-        if process is not None:
+        # SLURM has sent SIGTERM to every process of the step; two of them mean hurry.
+        if process is not None and not (in_slurm and number == signal.SIGTERM):
             process.terminate()
 
+    in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"  # not by chance inside some job
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(TIME_IS_UP, pass_on)
     if cores:
         os.sched_setaffinity(0, cores)
-    in_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"  # not by chance inside some job
     rank = int(os.environ.get("SLURM_PROCID", 0)) if in_slurm else 0
     path = Path(f"{log}.{rank}" if rank else log)
     path.parent.mkdir(parents=True, exist_ok=True)

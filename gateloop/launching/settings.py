@@ -65,6 +65,13 @@ class Slurm:
         """What each process of a job has; which cores and GPU they are, the cluster says."""
         return Seat(tuple(range(self.cpus_per_task)))
 
+    @property
+    def overrides(self) -> list[str]:
+        """What a run must be told of its job's devices."""
+        devices = max(self.tasks_per_node, self.gpus_per_node)
+        several = {"trainer.devices": devices, "trainer.nodes": self.nodes}
+        return [f"{key}={number}" for key, number in several.items() if number > 1]
+
 
 SCHEMAS: dict[str, type[Local] | type[Slurm]] = {"slurm": Slurm, "local": Local}
 LEAST = {"gpus_per_node": 0, "requeues": 0}
@@ -87,6 +94,10 @@ def load_settings(launcher: str, options: Sequence[str] = ()) -> Slurm | Local:
             settings = _typed(tree)
         except InputError as error:
             raise InputError(f"--launcher-option {option}: {error}") from error
+    try:
+        _check_together(settings)
+    except InputError as error:
+        raise InputError(f"--launcher {launcher}: {error}") from error
     return settings
 
 
@@ -139,13 +150,23 @@ def _check(settings: Slurm | Local) -> None:
             )
         if isinstance(value, str):
             _check_text(each.name, value)
+    if isinstance(settings, Slurm):
+        _check_sbatch(settings.sbatch)
+
+
+def _check_together(settings: Slurm | Local) -> None:
     if settings.grace_seconds >= 60 * settings.minutes:
         raise InputError(
             f"grace_seconds: {settings.grace_seconds} is not within minutes={settings.minutes}; "
             "take less"
         )
     if isinstance(settings, Slurm):
-        _check_sbatch(settings.sbatch)
+        tasks, gpus = settings.tasks_per_node, settings.gpus_per_node
+        if tasks * settings.nodes > 1 and gpus and tasks != gpus:
+            raise InputError(
+                f"tasks_per_node: {tasks} processes and {gpus} GPUs on each node; take {gpus}, one "
+                "for each GPU"
+            )
 
 
 def _check_sbatch(parameters: dict[str, Any]) -> None:

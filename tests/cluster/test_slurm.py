@@ -19,7 +19,6 @@ from tests.end_to_end.test_reproduce import EXPERIMENT, Study, wait_for
 
 pytestmark = pytest.mark.slow
 
-STEPS = 300
 LAUNCHER = ["--launcher", "slurm"]
 for _option in ("partition=main", "cpus_per_task=1", "memory_gb=1", "poll_seconds=1"):
     LAUNCHER += ["--launcher-option", _option]
@@ -44,10 +43,10 @@ def cluster() -> Iterator[Path]:
 class ClusterStudy(Study):
     """A study whose runs are jobs of the SLURM in ``cluster``."""
 
-    def __init__(self, folder: Path, cluster: Path) -> None:
+    def __init__(self, folder: Path, cluster: Path, steps: int = 300) -> None:
         overrides = [
             *EXPERIMENT["overrides"],
-            f"trainer.max_steps={STEPS}",
+            f"trainer.max_steps={steps}",
             "trainer.validate_every=100",
             "trainer.log_every=10",
         ]
@@ -131,22 +130,27 @@ def test_signalled_jobs_are_requeued_once_and_go_on(cluster: Path, tmp_path: Pat
 def test_killed_it_takes_its_jobs_over_and_ctrl_c_ends_them_saved(
     cluster: Path, tmp_path: Path
 ) -> None:
-    study = ClusterStudy(tmp_path, cluster)
+    study = ClusterStudy(tmp_path, cluster, steps=100_000)
     first = study.reproduce()
     wait_for(lambda: len(study.training()) == 2)
     first.kill()
     first.communicate()
-    assert len(study.ask("squeue", "--noheader").splitlines()) == 2
+    left = study.own_jobs()
+    assert study.ask("squeue", "--noheader", "--format=%t").split() == ["R", "R"]
 
     second = study.reproduce()
-    wait_for(lambda: list(tmp_path.glob("results/small/records/*.json")))
+    assert second.stderr is not None
+    for _ in left:
+        line = second.stderr.readline()
+        assert any(line == f"{run}: job {job['JobId']} goes on\n" for run, job in left.items())
     second.send_signal(signal.SIGINT)
     _, errors = second.communicate(timeout=120)
     assert second.returncode == 75, errors
     assert study.ask("squeue", "--noheader") == ""
-    jobs = study.own_jobs()  # none of them was submitted twice
-    assert {job["Restarts"] for job in jobs.values()} == {"0"}
-    for run in study.training():
+    jobs = study.own_jobs()
+    assert jobs.keys() == left.keys() and {job["Restarts"] for job in jobs.values()} == {"0"}
+    for run in jobs:
+        assert "interrupted at step" in study.log(run)
         assert list((tmp_path / "runs" / run / "checkpoints").glob("step-*.ckpt"))
 
 

@@ -1,0 +1,47 @@
+"""A signal that comes while something is being started comes afterwards, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gateloop.launching.holding import signals_held
+
+BLOCKED = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+
+class Came(Exception):
+    pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_comes_after(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(received: int, frame: object) -> None:
+        raise Came
+
+    before = signal.signal(number, handler)
+    done = []
+
+    def start() -> None:
+        with signals_held():
+            os.kill(os.getpid(), number)
+            done.append("all of it")
+
+    try:
+        with pytest.raises(Came):
+            start()
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert done
+
+
+def test_what_is_started_inside_hears_no_ctrl_c_and_hears_sigterm() -> None:
+    with signals_held():
+        said = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
+    assert said.stdout.split() == [str(signal.SIGINT)]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
