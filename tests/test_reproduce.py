@@ -43,7 +43,6 @@ def test_the_plan(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
 
 def test_a_cluster_takes_all_runs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert " with 4 at once" in dry(capsys, "--launcher", "slurm")
-    assert " with 3 at once" in dry(capsys, "--launcher", "slurm", "--workers", "3")
 
 
 def test_one_row_and_other_seeds(capsys: pytest.CaptureFixture[str]) -> None:

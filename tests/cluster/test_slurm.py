@@ -43,7 +43,7 @@ def cluster() -> Iterator[Path]:
 class ClusterStudy(Study):
     """A study whose runs are jobs of the SLURM in ``cluster``."""
 
-    def __init__(self, folder: Path, cluster: Path, steps: int = 300) -> None:
+    def __init__(self, folder: Path, cluster: Path, steps: int = 200) -> None:
         overrides = [
             *EXPERIMENT["overrides"],
             f"trainer.max_steps={steps}",
@@ -89,9 +89,13 @@ class ClusterStudy(Study):
         found = []
         for metrics in self.folder.glob("runs/*/metrics.jsonl"):
             ended = (metrics.parent / "summary.json").exists()
-            if not ended and '"step": 50' in metrics.read_text(encoding="utf-8"):
+            if not ended and '"step": 10,' in metrics.read_text(encoding="utf-8"):
                 found.append(metrics.parent.name)
         return found
+
+    def next_training(self, *but: str) -> str:
+        wait_for(lambda: set(self.training()) - {*but})
+        return (set(self.training()) - {*but}).pop()
 
     def sessions(self, run: str) -> int:
         manifest = json.loads((self.folder / "runs" / run / "manifest.json").read_text("utf-8"))
@@ -105,11 +109,10 @@ def test_signalled_jobs_are_requeued_once_and_go_on(cluster: Path, tmp_path: Pat
     """One job nears its time limit, another is requeued by others; the table is full."""
     study = ClusterStudy(tmp_path, cluster)
     process = study.reproduce()
-    wait_for(lambda: len(study.training()) == 2)
-    limited, preempted = study.training()
-    jobs = study.own_jobs()
-    study.ask("scancel", "--signal=USR2", jobs[limited]["JobId"])
-    study.ask("scontrol", "requeue", jobs[preempted]["JobId"])
+    limited = study.next_training()
+    study.ask("scancel", "--signal=USR2", study.own_jobs()[limited]["JobId"])
+    preempted = study.next_training(limited)
+    study.ask("scontrol", "requeue", study.own_jobs()[preempted]["JobId"])
     said, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
 

@@ -16,7 +16,7 @@ ONE = {"rows": [{"label": "GRU", "overrides": ["model=gru"]}], "seeds": [0]}
 
 def test_interrupted_then_finished(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    overrides = [*EXPERIMENT["overrides"], "trainer.max_steps=3000", "trainer.validate_every=3000"]
+    overrides = [*EXPERIMENT["overrides"], "trainer.max_steps=80", "trainer.validate_every=80"]
     study = Study(tmp_path, **ONE, overrides=overrides)
     first = study.start("--launcher", "local")
     wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
@@ -25,7 +25,7 @@ def test_interrupted_then_finished(tmp_path: Path) -> None:
     assert first.returncode == 75, errors
     assert not study.runs(), "a job goes on"
     (log,) = tmp_path.glob("runs/.logs/*.log")
-    assert "gateloop: interrupted at step " in log.read_text(encoding="utf-8")
+    assert "gateloop: interrupted " in log.read_text(encoding="utf-8")
 
     done = study.run("--launcher", "local")
     assert done.returncode == 0, done.stderr
