@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-SOON = 1.0  # seconds between two questions while jobs are being ended
+SOON = 1.0  # seconds between two questions where an answer is waited for
 PATIENCE = 60.0  # seconds for an answer
 
 
@@ -27,11 +27,18 @@ class Queue:
 
         The answer may be ``seconds`` old. While SLURM does not answer, nothing ends.
         """
-        if time.monotonic() - self.tried > self.seconds:
-            self.refresh()
+        self._refresh(self.seconds)
         return job in self.names or self.known <= since
 
-    def refresh(self) -> None:
+    def name(self, job: str) -> str | None:
+        """The name of a job that has not ended."""
+        self._refresh(SOON)
+        return self.names.get(job)
+
+    def _refresh(self, seconds: float) -> None:
+        """Ask again where the last time is longer ago than ``seconds``."""
+        if time.monotonic() - self.tried <= seconds:
+            return
         self.tried = time.monotonic()
         try:
             done = _slurm(

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from gateloop.errors import CRASHED, FINISHED, INTERRUPTED, InputError
-from gateloop.launching.cluster import Cluster, Job, worst
+from gateloop.launching.cluster import Cluster
 from gateloop.launching.seat import seats
 from gateloop.launching.settings import load_settings
+from gateloop.launching.submitted import Job, worst
 from tests.launching.test_job import SAVES
 
 SEAT = seats(1)[0]
