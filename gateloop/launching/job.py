@@ -23,6 +23,7 @@ def run_in_job(
 ) -> int:
     """Run ``command`` in this job, its output appended to ``log``; returns its exit code.
 
+    Of a job's several processes number n above 0 writes to ``log``.n instead, and asks for nothing.
     ``variables`` come over the environment, ``cores`` are those to keep to. SIGTERM and SIGUSR2 ask
     the command to save and end. Only after SIGUSR2, and only if the command then says that it can
     go on (75), is SLURM asked to requeue this job: whoever sends SIGTERM (scancel, a preemption, a
@@ -64,6 +65,8 @@ def run_in_job(
             code = INTERRUPTED
         if code == INTERRUPTED and asked == {TIME_IS_UP} and in_slurm and rank == 0:
             code = _requeue(requeues, output.fileno())
+    if rank and path.stat().st_size == 0:
+        path.unlink()
     return code
 
 

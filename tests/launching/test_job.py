@@ -114,18 +114,32 @@ def test_lightning_does_not_find_itself_in_a_job_of_one_process(tmp_path: Path) 
 def test_slurm_is_asked_once_and_only_when_time_is_up(
     number: signal.Signals, restarts: str, asked: bool, tmp_path: Path
 ) -> None:
-    """With a ``scontrol`` that only writes down what it was asked."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{tmp_path}/asked"\n')
-    (programs / "scontrol").chmod(0o755)
-    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-    in_slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": restarts, "PATH": path}
-    job = Job(tmp_path, SAVES, "slurm", **in_slurm)
+    job = Job(tmp_path, SAVES, "slurm", **slurm(tmp_path, SLURM_RESTART_COUNT=restarts))
     code = job.when_ready(number)
-    calls = tmp_path / "asked"
-    assert (calls.read_text() if calls.exists() else "") == ("requeue 7\n" if asked else "")
+    assert asked_for(tmp_path) == ("requeue 7\n" if asked else "")
     at_its_limit = number == signal.SIGUSR2 and not asked
     assert code == (CRASHED if at_its_limit else INTERRUPTED)
     assert ("requeued 3 times already (requeues=3); it is saved" in job.said) == at_its_limit
     assert job.said.startswith("ready\nsaved\n")
+
+
+def test_the_first_of_a_jobs_processes_asks_for_all(tmp_path: Path) -> None:
+    job = Job(tmp_path, SAVES, "slurm", **slurm(tmp_path, SLURM_PROCID="1", SLURM_NTASKS="2"))
+    job.log = job.log.with_name("run.log.1")
+    assert job.when_ready(signal.SIGUSR2) == INTERRUPTED
+    assert asked_for(tmp_path) == ""
+
+
+def slurm(folder: Path, **more: str) -> dict[str, str]:
+    """A job's environment, with a ``scontrol`` that only writes down what it is asked."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >>"{folder}/asked"\n')
+    (programs / "scontrol").chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "PATH": path, **more}
+
+
+def asked_for(folder: Path) -> str:
+    calls = folder / "asked"
+    return calls.read_text() if calls.exists() else ""
