@@ -19,11 +19,11 @@ from gateloop.experiment.board import Board, duration
 from gateloop.experiment.estimate import flops, seconds
 from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.schema import Experiment, load_experiment
-from gateloop.experiment.workers import Ended, Pool, Seat, Task, seats
+from gateloop.experiment.workers import Ended, Pool, Seat, Task
 from gateloop.identity import digest, run_id
+from gateloop.launching.arguments import add_launcher, launcher_of, overrides, places
 from gateloop.launching.cluster import JOBS, Cluster
 from gateloop.launching.launcher import Launcher
-from gateloop.launching.settings import Slurm, load_settings
 from gateloop.table.reported import load_reported
 from gateloop.tables import check_packages, summary, write
 from gateloop.training.interruption import Interruption
@@ -47,27 +47,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         dest="changes",
         help="over every override; again for more",
     )
-    parser.add_argument(
-        "--launcher",
-        metavar="NAME",
-        help="slurm: each run is a job of the cluster; local: the same on this machine; or a file",
-    )
-    parser.add_argument(
-        "--launcher-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="launcher_options",
-        help="over the launcher's file; again for more",
-    )
+    add_launcher(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="runs")
     options = parser.parse_args(argv)
     if options.workers is not None and options.workers < 1:
         raise InputError(f"--workers {options.workers}: must be at least 1")
-    if options.launcher_options and options.launcher is None:
-        raise InputError("--launcher-option: there is no launcher; give --launcher slurm or local")
     return options
 
 
@@ -75,16 +61,16 @@ def main(argv: list[str]) -> int:
     """Returns 0; 1 where a run failed. Raises InputError, and Interrupted with everything saved."""
     options = parse(argv)
     study = Study(load_experiment(options.experiment), options)
-    places = study.places()
-    print(study.overview(places), flush=True)
+    seats = study.places()
+    print(study.overview(seats), flush=True)
     if options.dry_run:
         return FINISHED
     check_packages()
     load_reported(options.results)  # nothing that the table needs is found wrong after the runs
     study.locate_data()
-    launcher = Cluster(study.jobs, options.runs_dir / JOBS) if study.jobs else None
+    launcher = Cluster(study.launcher, options.runs_dir / JOBS) if study.launcher else None
     with Interruption():
-        failed = study.run(places, launcher)
+        failed = study.run(seats, launcher)
     table = write(study.experiment, study.archive, options.results, study.whole())
     print(f"{options.results / study.experiment.name}: {summary(table)}")
     for fault in study.archive.faults:
@@ -103,9 +89,7 @@ class Study:
 
     def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
         self.options = options
-        self.jobs = (
-            load_settings(options.launcher, options.launcher_options) if options.launcher else None
-        )
+        self.launcher = launcher_of(options)
         self.experiment = _named(experiment, options.changes)
         self.archive = Archive(options.results / self.experiment.name, options.runs_dir)
         self.failed: dict[str, Ended] = {}
@@ -144,14 +128,9 @@ class Study:
         return list(found.values())
 
     def places(self) -> list[Seat]:
-        """A seat for each run at once; on a cluster, which has a queue, as many as there are runs.
-
-        Raises InputError where this machine has not that many.
-        """
-        if not isinstance(self.jobs, Slurm):
-            return seats(self.options.workers)
+        """A seat for each run at once. Raises InputError where there are not that many."""
         runs = {job.key for cell in self.cells() for job in [*cell.jobs, *cell.later]}
-        return [self.jobs.seat] * (self.options.workers or max(1, len(runs)))
+        return places(self.launcher, self.options.workers, len(runs))
 
     def overview(self, places: list[Seat]) -> str:
         """The grid with what has ended of each cell, then runs, FLOPs and hours."""
@@ -184,9 +163,7 @@ class Study:
     def run(self, places: list[Seat], launcher: Launcher | None = None) -> list[Ended]:
         """Run what is wanted, and what its outcome makes wanted; the runs that failed."""
         options = self.options
-        extra = [f"runs_dir={options.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
-        if isinstance(self.jobs, Slurm):
-            extra += self.jobs.overrides
+        extra = [f"runs_dir={options.runs_dir}", *overrides(self.launcher, places[0])]
         with Board() as board, Pool(places, extra, launcher) as pool:
             news, headline = True, ""
             while news or pool.busy:
