@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateloop.errors import InputError
 from gateloop.files import clear_disk_errors
+from gateloop.launching.holding import no_interrupt
 from gateloop.launching.job import run_in_job
 from gateloop.launching.launcher import Full
 from gateloop.launching.queue import Queue
@@ -81,7 +82,8 @@ class Cluster:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it also raises
+            # submitit prints what it also raises
+            with no_interrupt(), contextlib.redirect_stderr(io.StringIO()):
                 executor = self._executor(folder)
                 if isinstance(self.settings, Slurm):
                     requeues = self.settings.requeues

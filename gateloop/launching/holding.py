@@ -14,8 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def signals_held() -> Iterator[None]:
     """SIGINT and SIGTERM that come meanwhile come afterwards, to the handlers there are now.
 
-    Processes started inside never hear SIGINT: Ctrl-C on a terminal is for this process, which
-    passes it on. In a thread that is not the main one nothing is held.
+    In a thread that is not the main one nothing is held.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -24,12 +23,23 @@ def signals_held() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, lambda received, frame: came.append(received))
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for received in came:
             signal.raise_signal(received)
+
+
+@contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Processes started inside never hear SIGINT, nor do theirs.
+
+    Ctrl-C on a terminal is for this process, which passes it on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -56,7 +56,7 @@ def run_in_job(
             stderr=subprocess.STDOUT,
             env=_environment(variables),
             start_new_session=not in_slurm,  # a cluster may know its processes by their group
-            preexec_fn=_ignore_time_is_up,
+            preexec_fn=_set_signals,
         )
         if asked:
             process.terminate()
@@ -79,9 +79,10 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-def _ignore_time_is_up() -> None:
-    # SLURM signals every process of a step; the command knows SIGTERM alone.
+def _set_signals() -> None:
+    # SLURM signals every process of a step; the command knows SIGTERM and SIGINT alone.
     signal.signal(TIME_IS_UP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _requeue(most: int, log: int) -> int:

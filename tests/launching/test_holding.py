@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gateloop.launching.holding import signals_held
+from gateloop.launching.holding import no_interrupt, signals_held
 
 BLOCKED = "import signal; print(*signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
@@ -40,8 +40,17 @@ def test_it_comes_after(number: signal.Signals, monkeypatch: pytest.MonkeyPatch)
     assert done
 
 
-def test_what_is_started_inside_hears_no_ctrl_c_and_hears_sigterm() -> None:
+def blocked_in_a_process() -> list[str]:
+    said = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
+    return said.stdout.split()
+
+
+def test_what_is_started_hears_signals_as_ever() -> None:
     with signals_held():
-        said = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
-    assert said.stdout.split() == [str(signal.SIGINT)]
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert blocked_in_a_process() == []
+
+
+def test_what_is_started_without_interrupts_hears_no_ctrl_c_and_hears_sigterm() -> None:
+    with no_interrupt():
+        assert blocked_in_a_process() == [str(signal.SIGINT)]
+    assert blocked_in_a_process() == []

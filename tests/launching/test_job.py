@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateloop.errors import CRASHED, INTERRUPTED
+from gateloop.launching.holding import no_interrupt
 from tests.end_to_end.processes import ROOT
 
 JOB = """
@@ -87,6 +88,13 @@ def test_what_cannot_take_the_signal_yet_has_lost_nothing(tmp_path: Path) -> Non
 def test_a_crash_after_the_signal_is_a_crash(tmp_path: Path) -> None:
     job = Job(tmp_path, SAVES.replace("sys.exit(75)", "sys.exit(1)"))
     assert job.when_ready(signal.SIGUSR2) == CRASHED
+
+
+def test_the_command_hears_ctrl_c_though_submitit_does_not(tmp_path: Path) -> None:
+    with no_interrupt():
+        job = Job(tmp_path, "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))")
+    job.process.wait(timeout=60)
+    assert job.said == "set()\n"
 
 
 def test_the_command_is_deaf_to_what_slurm_sends_to_every_process(tmp_path: Path) -> None:
