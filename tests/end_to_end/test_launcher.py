@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from gateloop.compose import compose
 from gateloop.identity import run_id
-from tests.end_to_end.test_reproduce import EXPERIMENT, Study, wait_for
+from tests.end_to_end.test_reproduce import ENVIRONMENT, EXPERIMENT, Study, wait_for
 
 ONE = {"rows": [{"label": "GRU", "overrides": ["model=gru"]}], "seeds": [0]}
 
@@ -18,9 +20,16 @@ def test_interrupted_then_finished(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     overrides = [*EXPERIMENT["overrides"], "trainer.max_steps=80", "trainer.validate_every=80"]
     study = Study(tmp_path, **ONE, overrides=overrides)
-    first = study.start("--launcher", "local")
+    first = subprocess.Popen(
+        study.command("--launcher", "local"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")))
-    first.send_signal(signal.SIGINT)
+    os.killpg(first.pid, signal.SIGINT)  # as Ctrl-C on a terminal
     _, errors = first.communicate(timeout=120)
     assert first.returncode == 75, errors
     assert not study.runs(), "a job goes on"
