@@ -37,8 +37,9 @@ from gateloop.identity import identity
 from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import count
+from gateloop.training.device import choose_device, device_name
 from gateloop.training.feed import tensors
-from gateloop.training.fit import choose_device, device_name, fit
+from gateloop.training.fit import fit
 from gateloop.training.interruption import Interruption
 from gateloop.training.module import token_losses
 from gateloop.training.optimizer import make_optimizer

@@ -18,6 +18,7 @@ from gateloop.names import (
     Precision,
     Protocol,
     Schedule,
+    Strategy,
     Task,
     TokenizerName,
     TrackerName,
@@ -156,10 +157,24 @@ class TrainerConfig:
     compile: bool = setting(False, "torch.compile the model")
     device: Device = setting(Device.auto, "auto: CUDA where there is one", identity=False)
     devices: int = setting(
-        1, "how many devices; the batch is for all together", least=1, identity=False
+        1, "devices on each machine; the batch is for all together", least=1, identity=False
+    )
+    nodes: int = setting(
+        1,
+        "machines; with more than one, torchrun or srun starts the processes",
+        least=1,
+        identity=False,
+    )
+    strategy: Strategy = setting(
+        Strategy.auto,
+        "several devices: ddp keeps the weights whole on each, fsdp in shares; auto: ddp",
+        identity=False,
     )
     threads: Optional[int] = setting(
-        None, "CPU threads; null: torch's own choice", least=1, identity=False
+        None, "CPU threads of each process; null: torch's own choice", least=1, identity=False
+    )
+    profile: bool = setting(
+        False, "leave a trace of a few steps and their costliest operators", identity=False
     )
     progress: Optional[bool] = setting(None, "progress bar; null: on a terminal", identity=False)
 

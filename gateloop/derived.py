@@ -23,14 +23,19 @@ def tokens_per_step(config: Config) -> int:
     return sequences(config) * config.data.length
 
 
+def devices(config: Config) -> int:
+    """Devices of all machines together: as many processes train one run."""
+    return config.trainer.devices * config.trainer.nodes
+
+
 def micro_batch(config: Config) -> int:
     """Sequences at once on one device."""
-    return config.data.micro_batch_size or sequences(config) // config.trainer.devices
+    return config.data.micro_batch_size or sequences(config) // devices(config)
 
 
 def accumulation(config: Config) -> int:
     """Forward and backward passes on each device for one optimiser step."""
-    return sequences(config) // (config.trainer.devices * micro_batch(config))
+    return sequences(config) // (devices(config) * micro_batch(config))
 
 
 def warmup_steps(config: Config) -> int:

@@ -41,8 +41,17 @@ def load(schema: type[Schema], path: Path) -> Schema:
 
     Raises InputError where the file is missing, no YAML, or not what the schema says.
     """
+    tree = load_tree(path)
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return read(schema, tree)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def load_tree(path: Path) -> Any:
+    """The plain values of the YAML file ``path``; InputError where it is missing or no YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except yaml.MarkedYAMLError as error:
@@ -51,10 +60,6 @@ def load(schema: type[Schema], path: Path) -> Schema:
         raise InputError(f"{path}: {line}{error.problem}; correct the YAML") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-    try:
-        return read(schema, tree)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def read(schema: type[Schema], tree: Any, where: str = "") -> Schema:

@@ -1,4 +1,4 @@
-"""The two ways a run ends early without being a crash, and their exit codes."""
+"""The ways a run ends early, and their exit codes."""
 
 FINISHED = 0
 CRASHED = 1
@@ -16,6 +16,12 @@ class Interrupted(Exception):
     """Stopped from outside with everything saved, or held by another process; resumable."""
 
     exit_code = INTERRUPTED
+
+
+class Lost(Exception):
+    """Another process of the same run has ended; the last checkpoint stands."""
+
+    exit_code = CRASHED
 
 
 class Diverged(Exception):

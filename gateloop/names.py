@@ -144,6 +144,14 @@ class Device(Enum):
     cuda = "cuda"
 
 
+class Strategy(Enum):
+    """How several devices share a run; ``auto`` is ddp as soon as there is more than one."""
+
+    auto = "auto"
+    ddp = "ddp"
+    fsdp = "fsdp"
+
+
 class Schedule(Enum):
     cosine = "cosine"
     constant = "constant"

@@ -19,8 +19,11 @@ from gateloop.experiment.board import Board, duration
 from gateloop.experiment.estimate import flops, seconds
 from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.schema import Experiment, load_experiment
-from gateloop.experiment.workers import Ended, Pool, Seat, Task, seats
+from gateloop.experiment.workers import Ended, Pool, Seat, Task
 from gateloop.identity import digest, run_id
+from gateloop.launching.arguments import add_launcher, launcher_of, overrides, places
+from gateloop.launching.cluster import JOBS, Cluster
+from gateloop.launching.launcher import Launcher
 from gateloop.table.reported import load_reported
 from gateloop.tables import check_packages, summary, write
 from gateloop.training.interruption import Interruption
@@ -44,6 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         dest="changes",
         help="over every override; again for more",
     )
+    add_launcher(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="runs")
@@ -57,15 +61,16 @@ def main(argv: list[str]) -> int:
     """Returns 0; 1 where a run failed. Raises InputError, and Interrupted with everything saved."""
     options = parse(argv)
     study = Study(load_experiment(options.experiment), options)
-    places = seats(options.workers)
-    print(study.overview(places), flush=True)
+    seats = study.places()
+    print(study.overview(seats), flush=True)
     if options.dry_run:
         return FINISHED
     check_packages()
     load_reported(options.results)  # nothing that the table needs is found wrong after the runs
     study.locate_data()
+    launcher = Cluster(study.launcher, options.runs_dir / JOBS) if study.launcher else None
     with Interruption():
-        failed = study.run(places)
+        failed = study.run(seats, launcher)
     table = write(study.experiment, study.archive, options.results, study.whole())
     print(f"{options.results / study.experiment.name}: {summary(table)}")
     for fault in study.archive.faults:
@@ -84,6 +89,7 @@ class Study:
 
     def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
         self.options = options
+        self.launcher = launcher_of(options)
         self.experiment = _named(experiment, options.changes)
         self.archive = Archive(options.results / self.experiment.name, options.runs_dir)
         self.failed: dict[str, Ended] = {}
@@ -121,6 +127,11 @@ class Study:
                 found.setdefault(job.key, job)
         return list(found.values())
 
+    def places(self) -> list[Seat]:
+        """A seat for each run at once. Raises InputError where there are not that many."""
+        runs = {job.key for cell in self.cells() for job in [*cell.jobs, *cell.later]}
+        return places(self.launcher, self.options.workers, len(runs))
+
     def overview(self, places: list[Seat]) -> str:
         """The grid with what has ended of each cell, then runs, FLOPs and hours."""
         cells = self.cells()
@@ -149,18 +160,18 @@ class Study:
         later = f", then {len(cell.later)}" if cell.later else ""
         return cell.failure or f"{ended}/{len(cell.jobs)}{later}"
 
-    def run(self, places: list[Seat]) -> list[Ended]:
+    def run(self, places: list[Seat], launcher: Launcher | None = None) -> list[Ended]:
         """Run what is wanted, and what its outcome makes wanted; the runs that failed."""
         options = self.options
-        extra = [f"runs_dir={options.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
-        with Board() as board, Pool(places, extra) as pool:
+        extra = [f"runs_dir={options.runs_dir}", *overrides(self.launcher, places[0])]
+        with Board() as board, Pool(places, extra, launcher) as pool:
             news, headline = True, ""
             while news or pool.busy:
                 if news:
                     pool.offer([self._task(job) for job in self.wanted()])
                     headline = self.headline(len(places))
                 pool.start()
-                board.show(pool.running, headline)
+                board.show(pool.running, headline + pool.refusal)
                 time.sleep(POLL)
                 ends = pool.ended()
                 for end in ends:

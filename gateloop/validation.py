@@ -8,7 +8,7 @@ from gateloop import derived
 from gateloop.baseline_config import TransformerConfig
 from gateloop.config import Config, MemoryHorizonConfig, TextConfig
 from gateloop.errors import InputError
-from gateloop.names import ModeName, Protocol, TokenizerName, TrackerName
+from gateloop.names import ModeName, Protocol, Strategy, TokenizerName, TrackerName
 from gateloop.registry import MODELS, model_entry
 
 
@@ -16,6 +16,7 @@ def check(config: Config) -> None:
     """Raise InputError for the first contradiction between two keys."""
     _check_mode(config)
     _check_batch(config)
+    _check_strategy(config)
     config.model.check()
     config.data.check()
     _check_head(config)
@@ -73,7 +74,10 @@ def _check_resets(config: Config) -> None:
 
 
 def _check_batch(config: Config) -> None:
-    data, devices = config.data, config.trainer.devices
+    data, devices = config.data, derived.devices(config)
+    given = "trainer.devices"
+    if config.trainer.nodes > 1:
+        given += " × trainer.nodes"
     if data.batch_size is not None and data.batch_tokens is not None:
         raise InputError(
             f"data.batch_size={data.batch_size} and data.batch_tokens={data.batch_tokens}: "
@@ -90,14 +94,23 @@ def _check_batch(config: Config) -> None:
     if batch % devices:
         raise InputError(
             f"the batch of {batch} sequences (data.batch_size) does not divide over "
-            f"trainer.devices={devices}; nearest: {_multiple(batch, devices)}"
+            f"{given}={devices}; nearest: {_multiple(batch, devices)}"
         )
     micro = data.micro_batch_size
     if micro is not None and batch % (devices * micro):
         raise InputError(
             f"data.micro_batch_size={micro}: the batch of {batch} sequences is no multiple of "
-            f"trainer.devices × data.micro_batch_size = {devices * micro}; take a divisor of "
+            f"{given} × data.micro_batch_size = {devices * micro}; take a divisor of "
             f"{batch // devices}"
+        )
+
+
+def _check_strategy(config: Config) -> None:
+    settings = config.trainer
+    if settings.strategy is Strategy.fsdp and settings.compile:
+        raise InputError(
+            "trainer.strategy=fsdp: its gathering of weights is not compiled; "
+            "take trainer.compile=false, or trainer.strategy=ddp"
         )
 
 

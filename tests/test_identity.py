@@ -84,6 +84,7 @@ def test_what_never_defines_a_result():
     assert {name for name, key in table.items() if not key.identity} == {
         "data.micro_batch_size", "data.test_batch_size", "data.cache_dir",
         "trainer.checkpoint_every", "trainer.log_every", "trainer.device", "trainer.devices",
+        "trainer.nodes", "trainer.strategy", "trainer.profile",
         "trainer.threads", "trainer.progress", "tracker.name", "tracker.project",
         "tracker.entity", "tracker.group", "runs_dir", "rerun", "dry_run",
     }  # fmt: skip

@@ -29,7 +29,7 @@ LAYERS = [
     {"models", "data"},
     {"training"},
     {"inspection"},
-    {"command", "compose", "forecast", "generate", "help", "loading", "run"},
+    {"command", "compose", "forecast", "generate", "help", "launching", "loading", "run"},
     {"experiment"},
     {"table"},
     {"sweeping"},
@@ -38,7 +38,7 @@ LAYERS = [
 EXPERIMENTS = {"experiment", "table", "sweeping", "reproduce", "sweep", "tables"}
 APART = {"models", "data"}
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
-NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help"} | EXPERIMENTS
+NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help", "launching"} | EXPERIMENTS
 NO_LIGHTNING = {unit for rank in range(RANK["training"]) for unit in LAYERS[rank]}
 NO_HYDRA = {unit for rank in range(RANK["compose"]) for unit in LAYERS[rank]}
 OPTIONAL = {
@@ -50,6 +50,7 @@ OPTIONAL = {
     "pyarrow",
     "scipy",
     "sentencepiece",
+    "submitit",
     "tensorboard",
     "tokenizers",
     "wandb",

@@ -41,6 +41,10 @@ def test_the_plan(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["small.yaml"]
 
 
+def test_a_cluster_takes_all_runs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert " with 4 at once" in dry(capsys, "--launcher", "slurm")
+
+
 def test_one_row_and_other_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     said = dry(capsys, "--only", "GRU", "--seeds", "3", "4", "5")
     assert "GRU  0/3\n3 runs to do" in said and "GateLoop" not in said
@@ -63,6 +67,12 @@ def test_a_change_of_what_a_run_is_makes_another_experiment(
         (["--set", "max_steps"], "max_steps"),
         (["--seeds", "one"], "argument --seeds: .*see python -m gateloop.reproduce --help"),
         (["--seeds", "-1"], "seed=-1: .*≥ 0"),
+        (["--launcher", "slrum"], r"--launcher slrum: no such launcher; .*did you mean slurm\?"),
+        (
+            ["--launcher", "slurm", "--launcher-option", "acount=x"],
+            "acount: .*did you mean account",
+        ),
+        (["--launcher-option", "minutes=3"], "--launcher-option: there is no launcher; give"),
         (["--wrkers", "2"], "unrecognized arguments: --wrkers 2"),
     ],
 )

@@ -72,8 +72,9 @@ def _line(run: Running) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 5 min, 3.2 h, 4.1 days."""
-    for unit, size, digits in (("days", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0)):
+    """12 s, 5 min, 3.2 h, 4.1 days, 2.5 years."""
+    units = (("years", 31557600.0, 1), ("days", 86400.0, 1), ("h", 3600.0, 1), ("min", 60.0, 0))
+    for unit, size, digits in units:
         if seconds >= 1.5 * size:
-            return f"{seconds / size:.{digits}f} {unit}"
+            return f"{seconds / size:,.{digits}f} {unit}"
     return f"{seconds:.0f} s"

@@ -1,13 +1,9 @@
-"""Runs as processes of their own: several at once, each on cores or a GPU of its own."""
+"""Runs as processes of their own, or a cluster's jobs: several at once, each on a seat."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -15,49 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateloop.errors import FINISHED, INTERRUPTED, WRONG_INPUT, InputError
+from gateloop.errors import FINISHED, INTERRUPTED, WRONG_INPUT
 from gateloop.experiment.plan import Job, merged
 from gateloop.experiment.record import FAILURE
 from gateloop.files import clear_disk_errors, write_json_atomic
+from gateloop.launching.holding import signals_held
+from gateloop.launching.launcher import Full, Launched, Launcher
+from gateloop.launching.processes import Processes
+from gateloop.launching.seat import Seat, seats
+
+__all__ = ["Ended", "Pool", "Running", "Seat", "Task", "seats"]
 
 LOGS = ".logs"  # in runs_dir: a run's folder holds only what the run writes
 TRIES = 2
+FULL = 60.0  # seconds until a cluster that takes no more is asked again
 HELD_ELSEWHERE = 10.0  # seconds until a run that another process holds is asked for again
 TAIL = 15  # lines of a failed run's log that are shown
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What one run has for itself: cores, and a GPU where there are any."""
-
-    cores: tuple[int, ...]
-    gpu: str | None = None
-
-
-def seats(workers: int | None) -> list[Seat]:
-    """``workers`` seats with disjoint cores; by default one for each GPU, or a single one.
-
-    Raises InputError where there are more workers than cores.
-    """
-    cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
-    number = workers or max(1, len(gpus))
-    if number > len(cores):
-        raise InputError(
-            f"--workers {number}: there are {len(cores)} cores; take at most {len(cores)}"
-        )
-    shares = [tuple(cores[i::number]) for i in range(number)]
-    return [Seat(share, gpus[i % len(gpus)] if gpus else None) for i, share in enumerate(shares)]
-
-
-def _gpus() -> list[str]:
-    """Indices of the visible GPUs, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [index for index in visible.split(",") if index.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(done.stdout.splitlines()) if line.startswith("GPU")]
 
 
 @dataclass(eq=False)
@@ -78,7 +47,7 @@ class Task:
 class Running:
     task: Task
     seat: Seat
-    process: subprocess.Popen[bytes]
+    process: Launched
     started: float = field(default_factory=time.monotonic)
 
     def progress(self) -> tuple[int, float]:
@@ -108,13 +77,19 @@ class Ended:
 class Pool:
     """Starts tasks on free seats and says how they ended.
 
-    ``extra``: what every run is given that its own arguments do not say.
+    ``extra``: what every run is given that its own arguments do not say. ``launcher``: how they
+    are started, by default as processes of this machine.
     """
 
-    def __init__(self, seats: Sequence[Seat], extra: Sequence[str]) -> None:
+    def __init__(
+        self, seats: Sequence[Seat], extra: Sequence[str], launcher: Launcher | None = None
+    ) -> None:
         self.free, self.extra = deque(seats), list(extra)
+        self.launcher: Launcher = launcher or Processes()
         self.waiting: list[Task] = []
         self.running: list[Running] = []
+        self.refusal = ""  # of a launcher that takes no more just now; for a line of progress
+        self.not_before = 0.0
 
     def __enter__(self) -> Pool:
         return self
@@ -122,8 +97,7 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Ask every run to save and end, and wait for it."""
         for running in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                running.process.send_signal(signal.SIGTERM)
+            running.process.terminate()
         for running in self.running:
             running.process.wait()
 
@@ -148,13 +122,24 @@ class Pool:
         return found
 
     def start(self) -> None:
-        """Start as many of the tasks on offer as there are free seats."""
+        """Start as many of the tasks on offer as there are free seats.
+
+        Raises InputError where the launcher can start none.
+        """
         now = time.monotonic()
         for task in [task for task in self.waiting if task.not_before <= now]:
-            if not self.free:
+            if not self.free or now < self.not_before:
                 break
+            try:
+                with signals_held():  # what has started is in ``running``, and ended with it
+                    self.running.append(self._start(task, self.free[0]))
+            except Full as error:
+                self.not_before = now + FULL
+                self.refusal = f" · {error}"
+                break
+            self.refusal = ""
+            self.free.popleft()
             self.waiting.remove(task)
-            self.running.append(self._start(task, self.free.popleft()))
 
     def _ended(self, running: Running, code: int) -> Ended:
         task, seconds = running.task, time.monotonic() - running.started
@@ -174,29 +159,11 @@ class Pool:
         return Ended(task, code, seconds, tail)
 
     def _start(self, task: Task, seat: Seat) -> Running:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(len(seat.cores))}
-        if seat.gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = seat.gpu
         arguments = merged(self.extra, task.job.arguments)
         command = [sys.executable, "-m", "gateloop.run", *arguments]
-        before = os.sched_getaffinity(0)
-        with clear_disk_errors(task.log):
-            task.log.parent.mkdir(parents=True, exist_ok=True)
+        process = self.launcher.start(command, task.log, seat)
+        with clear_disk_errors(task.folder):
             (task.folder / FAILURE).unlink(missing_ok=True)
-            log = task.log.open("ab")
-        try:
-            os.sched_setaffinity(0, seat.cores)  # a child has its parent's
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for this process, which passes it on
-            )
-        finally:
-            os.sched_setaffinity(0, before)
-            log.close()
         task.tries += 1
         return Running(task, seat, process)
 

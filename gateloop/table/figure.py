@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from gateloop.table.content import Line, Part, Table
+from gateloop.table.picture import COLOURS, blank, files
 from gateloop.table.words import reported_columns
 
-COLOURS = ("#1f6fb4", "#c8553d", "#2a9d6f", "#8a5fbf", "#c99700", "#5b6770", "#d4588c", "#3aa6b9")
 STYLES = ("-", "--", ":", "-.")
 CURVE = "val/loss"
 WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
-LARGEST = 60.0  # inches of a side: a browser shows no larger picture well
 MANY = 500  # lines or dots of a panel; more in an SVG would be too much for a browser
 
 
@@ -36,7 +32,7 @@ def pictures(table: Table, folder: Path) -> dict[str, bytes]:
         ("curves", _curve_numbers(table), _curves),
     ):
         if shown:
-            found |= _files(name, shown, draw, table, folder)
+            found |= files(name, shown, partial(draw, table), folder, Path(__file__))
     return found
 
 
@@ -85,7 +81,7 @@ def _results(table: Table) -> Any:
     parts = [part for part in table.parts if not part.is_empty]
     rows = max(len(part.lines) for part in parts)
     columns = len(table.columns)
-    figure = _figure(2.2 + 2.6 * columns, 0.5 + (0.7 + 0.22 * rows) * len(parts))
+    figure = blank(2.2 + 2.6 * columns, 0.5 + (0.7 + 0.22 * rows) * len(parts))
     grid = figure.subplots(len(parts), columns, squeeze=False, sharey="row", sharex="col")
     for index, column in enumerate(table.columns):
         values = [v for line in table.lines for v in line.entries[index].by_seed.values()]
@@ -148,7 +144,7 @@ def _curves(table: Table) -> Any:
         for i, label in enumerate(labels)
     }
     parts = [part for part in table.parts if any(map(_curves_of, part.lines))]
-    figure = _figure(8.0, 0.4 + max(2.9 * len(parts), 0.19 * len(labels) + 0.6))
+    figure = blank(8.0, 0.4 + max(2.9 * len(parts), 0.19 * len(labels) + 0.6))
     grid = figure.subplots(len(parts), 1, squeeze=False, sharex=True)
     drawn = set()
     for (axis,), part in zip(grid, parts, strict=True):
@@ -191,36 +187,3 @@ def _band(axis: Any, curves: list[list[tuple[float, float]]], look: dict[str, An
 
 def _is_wide(values: list[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) / min(values) > WIDE
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(
-        figsize=(min(width, LARGEST), min(height, LARGEST)), dpi=110, layout="constrained"
-    )
-
-
-def _files(
-    name: str, shown: list[Any], draw: Callable[[Table], Any], table: Table, folder: Path
-) -> dict[str, bytes]:
-    """``draw``'s figure as PNG and SVG, each with a digest of what it shows and of how."""
-    source = Path(__file__).read_bytes()
-    digest = hashlib.sha256(source + json.dumps(shown).encode()).hexdigest()
-    there = {form: folder / f"{name}.{form}" for form in ("png", "svg")}
-    old = {form: path.read_bytes() for form, path in there.items() if path.is_file()}
-    if len(old) == len(there) and all(digest.encode() in content for content in old.values()):
-        return {there[form].name: content for form, content in old.items()}
-    from matplotlib import style
-
-    own = {"svg.hashsalt": name, "svg.fonttype": "path", "savefig.dpi": "figure"}
-    with style.context(["default", own]):  # whatever the user's matplotlibrc says
-        figure = draw(table)
-        figure.get_layout_engine().execute(figure)  # once for both forms
-        figure.set_layout_engine("none")
-        for form, none in (("png", "Software"), ("svg", "Date")):
-            file = io.BytesIO()
-            metadata = {none: None, "Description": digest}
-            figure.savefig(file, format=form, metadata=metadata)
-            old[form] = file.getvalue()
-    return {there[form].name: content for form, content in old.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 
 from gateloop.config import Config
 from gateloop.data import Source
@@ -16,6 +17,7 @@ from gateloop.errors import Interrupted
 from gateloop.training import checkpoint
 from gateloop.training.evaluation import evaluate
 from gateloop.training.interruption import Interruption
+from gateloop.training.job import Job
 from gateloop.training.module import Training
 from gateloop.training.progress import Progress
 from gateloop.training.record import RunFolder
@@ -35,12 +37,20 @@ class StepCallback(pl.Callback):
         """Called after optimiser step number ``step``, counted from 1."""
 
 
-def log(trainer: pl.Trainer, folder: RunFolder, step: int, metrics: dict[str, float]) -> None:
-    """One line of metrics.jsonl, and the same to the tracker if there is one."""
+def log(
+    trainer: pl.Trainer,
+    folder: RunFolder,
+    progress: Progress,
+    step: int,
+    metrics: dict[str, float],
+) -> None:
+    """One line of metrics.jsonl, and the same to the terminal and to the tracker if there is one;
+    by the first process alone."""
     if trainer.is_global_zero:
         folder.append_metrics({"step": step, **metrics})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
+        progress.report(step, metrics)
 
 
 class Metrics(StepCallback):
@@ -79,8 +89,7 @@ class Metrics(StepCallback):
             "tokens": float(step * tokens_per_step(self.config)),
             "tokens_per_second": steps * tokens_per_step(self.config) / elapsed,
         }
-        log(trainer, self.folder, step, metrics)
-        self.progress.report(step, metrics)
+        log(trainer, self.folder, self.progress, step, metrics)
         self.last_step, self.since = step, now
 
 
@@ -98,10 +107,11 @@ class Validation(StepCallback):
         folder: RunFolder,
         interruption: Interruption,
         progress: Progress,
+        job: Job,
     ) -> None:
         self.config, self.folder, self.progress = config, folder, progress
         self.evaluation = source.evaluations("validation")[0]
-        self.interruption = interruption
+        self.interruption, self.job = interruption, job
         self.best_loss, self.best_step = float("inf"), 0
         self.due = True  # the loss before the first step is worth a line
 
@@ -125,35 +135,38 @@ class Validation(StepCallback):
         """Run the validation that the checkpoint says is due, if it says so."""
         if self.due:
             # An earlier resume may have made it up too, and been killed before it could save.
-            self.folder.cut_back(trainer.global_step, redo="val/loss")
+            if self.job.first:
+                self.folder.cut_back(trainer.global_step, redo="val/loss")
             self.validate(trainer, module, trainer.global_step)
 
     def validate(self, trainer: pl.Trainer, module: Training, step: int) -> None:
-        if not self.due or self.interruption.requested:
+        if not self.due or self.job.any(self.interruption.requested):
             return
         started = time.perf_counter()
+        model = module.whole_model()
         try:
             scores = evaluate(
-                module.model,
+                model,
                 self.evaluation,
                 mode=self.config.mode.name,
                 sequences=self.config.data.test_batch_size,
                 device=module.device,
                 stop=lambda: self.interruption.requested,
+                job=self.job,
             )
         except Interrupted:
             return
         self.due = False
         metrics = {f"val/{name}": value for name, value in scores.metrics.items()}
         metrics["val/seconds"] = time.perf_counter() - started
-        log(trainer, self.folder, step, metrics)
-        self.progress.report(step, metrics)
+        log(trainer, self.folder, self.progress, step, metrics)
         if step and scores.metrics["loss"] < self.best_loss:
             self.best_loss, self.best_step = scores.metrics["loss"], step
-            self.save_best(module, step)
+            if self.job.first:
+                self.save_best(model, step)
 
-    def save_best(self, module: Training, step: int) -> None:
-        content = {"model": module.model.state_dict(), "step": step, "loss": self.best_loss}
+    def save_best(self, model: nn.Module, step: int) -> None:
+        content = {"model": model.state_dict(), "step": step, "loss": self.best_loss}
         folder = self.folder.path / "checkpoints"
         checkpoint.save(folder, checkpoint.BEST, step, lambda path: torch.save(content, path))
 
@@ -162,26 +175,31 @@ class Checkpoints(StepCallback):
     """A checkpoint every trainer.checkpoint_every steps, at the end, and when interrupted.
 
     Comes after the others, so that what it saves includes this step's validation; raises
-    Interrupted once everything is on the disk.
+    Interrupted once everything is on the disk, on every process at the same step.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, interruption: Interruption) -> None:
-        self.config, self.interruption = config, interruption
+    def __init__(
+        self, config: Config, folder: RunFolder, interruption: Interruption, job: Job
+    ) -> None:
+        self.config, self.interruption, self.job = config, interruption, job
         self.folder: Path = folder.path / "checkpoints"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.interruption.install()  # Lightning has put its own handlers over ours
-        if self.interruption.requested:
+        if self.job.any(self.interruption.requested):
             self.save_and_leave(trainer)
 
     def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
-        if self.interruption.requested:
+        if self.job.any(self.interruption.requested):
             self.save_and_leave(trainer)
         settings = self.config.trainer
         if step % settings.checkpoint_every == 0 or step == settings.max_steps:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
+        if not self.job.first:
+            trainer.save_checkpoint("")  # gives its share, if it has one, and writes nothing
+            return
         checkpoint.save(
             self.folder,
             checkpoint.STEP,

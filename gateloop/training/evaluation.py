@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from gateloop.data import IGNORE, Evaluation, horizon
+from gateloop.data import IGNORE, Batch, Evaluation, horizon
 from gateloop.errors import Interrupted
 from gateloop.names import ModeName
 from gateloop.training.feed import tensors
+from gateloop.training.job import ALONE, Job
 from gateloop.training.module import token_losses
+
+TURNS = 16  # batches that a process scores before the sums are put together
+first = itemgetter(0)
 
 
 @dataclass
@@ -26,12 +33,17 @@ class Tally:
     count: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def add(self, place: np.ndarray, loss: np.ndarray, correct: np.ndarray) -> None:
-        size = max(len(self.count), int(place.max()) + 1)
-        for name, weights in (("loss", loss), ("correct", correct), ("count", None)):
-            old = getattr(self, name)
-            new = np.bincount(place, weights, minlength=size).astype(np.float64)
-            new[: len(old)] += old
-            setattr(self, name, new)
+        size = int(place.max()) + 1
+        weights = (loss, correct, None)
+        sums = (np.bincount(place, each, size).astype(np.float64) for each in weights)
+        self.join(Tally(*sums))
+
+    def join(self, other: Tally) -> None:
+        for name in ("loss", "correct", "count"):
+            short, long = sorted((getattr(self, name), getattr(other, name)), key=len)
+            total = long.copy()
+            total[: len(short)] += short
+            setattr(self, name, total)
 
     def as_lists(self) -> dict[str, list[float | None]]:
         """Mean loss, accuracy and count by place; None where nothing was scored."""
@@ -65,32 +77,64 @@ def evaluate(
     sequences: int,
     device: torch.device | str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    job: Job = ALONE,
 ) -> Scores:
     """Score ``evaluation`` with ``sequences`` sequences at once, in the model's own precision.
 
-    Raises Interrupted, with nothing half-done, as soon as ``stop()`` is true between two batches.
+    The processes of a job take the batches by turns, each batch once; a state that is carried from
+    batch to batch cannot be shared, and the first process alone scores. The batches' sums are added
+    in the order of the batches whoever has scored them, so that their number changes no bit.
+
+    Raises Interrupted on every process, with nothing half-done, once ``stop()`` is true between two
+    batches of any.
     """
     was_training = model.training
     model.eval()
     by_position, by_distance = Tally(), Tally()
-    state = None
+    state: Any = None
+    mine: list[tuple[int, Tally, Tally]] = []
+    stopped = False
+
+    def share() -> None:
+        found = job.all((stopped, mine.copy()))
+        mine.clear()
+        if any(theirs for theirs, _ in found):
+            raise Interrupted("evaluation stopped")
+        for _, position, distance in sorted(chain(*(part for _, part in found)), key=first):
+            by_position.join(position)
+            by_distance.join(distance)
+
     try:
-        for batch in evaluation.batches(sequences):
-            if stop():
-                raise Interrupted("evaluation stopped")
-            inputs = {name: part.to(device) for name, part in tensors(batch).items()}
-            logits_BLV, after = model(inputs["inputs"], state, reset=inputs.get("reset"), mode=mode)
-            state = after if evaluation.carry else None
-            scored = batch.targets_BL != IGNORE
-            loss = token_losses(logits_BLV, inputs["targets"]).cpu().numpy()[scored]
-            correct = (logits_BLV.argmax(-1) == inputs["targets"]).cpu().numpy()[scored]
-            position = np.broadcast_to(np.arange(scored.shape[1]), scored.shape)[scored]
-            by_position.add(position, loss, correct)
-            if batch.distance_BL is not None:
-                by_distance.add(batch.distance_BL[scored], loss, correct)
+        for number, batch in enumerate(evaluation.batches(sequences)):
+            stopped = stopped or stop()
+            if number % (TURNS * job.size) == 0 or (stopped and job.size == 1):
+                share()
+            taker = 0 if evaluation.carry else number % job.size
+            if taker == job.rank and not stopped:
+                position, distance, after = score(model, batch, state, mode=mode, device=device)
+                mine.append((number, position, distance))
+                state = after if evaluation.carry else None
+        share()
     finally:
         model.train(was_training)
     return Scores(summarise(evaluation, by_position, by_distance), by_position, by_distance)
+
+
+def score(
+    model: nn.Module, batch: Batch, state: Any, *, mode: ModeName, device: torch.device | str
+) -> tuple[Tally, Tally, Any]:
+    """One batch's sums by position and by distance, and the state after it."""
+    inputs = {name: part.to(device) for name, part in tensors(batch).items()}
+    logits_BLV, after = model(inputs["inputs"], state, reset=inputs.get("reset"), mode=mode)
+    scored = batch.targets_BL != IGNORE
+    loss = token_losses(logits_BLV, inputs["targets"]).cpu().numpy()[scored]
+    correct = (logits_BLV.argmax(-1) == inputs["targets"]).cpu().numpy()[scored]
+    position = np.broadcast_to(np.arange(scored.shape[1]), scored.shape)[scored]
+    by_position, by_distance = Tally(), Tally()
+    by_position.add(position, loss, correct)
+    if batch.distance_BL is not None:
+        by_distance.add(batch.distance_BL[scored], loss, correct)
+    return by_position, by_distance, after
 
 
 def summarise(evaluation: Evaluation, by_position: Tally, by_distance: Tally) -> dict[str, float]:

@@ -8,91 +8,100 @@ import warnings
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning import plugins
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.derived import accumulation, micro_batch, tokens_per_step
-from gateloop.errors import InputError, Interrupted
-from gateloop.names import Device, Precision
+from gateloop.errors import Interrupted
+from gateloop.models.language_model import LanguageModel
+from gateloop.names import Precision
+from gateloop.names import Strategy as StrategyName
 from gateloop.training import checkpoint
 from gateloop.training.callbacks import Checkpoints, Metrics, Validation
 from gateloop.training.feed import Feed
 from gateloop.training.interruption import Interruption
+from gateloop.training.job import ALONE, Job
 from gateloop.training.module import Training
+from gateloop.training.profiling import Profile
 from gateloop.training.progress import Progress
 from gateloop.training.record import RunFolder
-
-LIGHTNING_PRECISION = {
-    Precision.float32: "32-true",
-    Precision.bfloat16: "bf16-mixed",
-    Precision.float64: "64-true",
-}
-
-
-def choose_device(config: Config) -> torch.device:
-    """The device that the config asks for; InputError where this machine lacks it."""
-    settings = config.trainer
-    cuda = torch.cuda.is_available()
-    if settings.device is Device.cuda and not cuda:
-        raise InputError("trainer.device=cuda: torch finds no CUDA device here; take cpu or auto")
-    device = torch.device("cuda" if cuda and settings.device is not Device.cpu else "cpu")
-    if settings.devices > 1:
-        raise InputError(
-            f"trainer.devices={settings.devices}: more than one device is not supported yet; take 1"
-        )
-    bfloat16 = settings.precision is Precision.bfloat16
-    if bfloat16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise InputError("trainer.precision=bfloat16: this GPU has none; take float32")
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """The hardware that a figure was measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+from gateloop.training.shares import Shares
 
 
 def quieten_lightning() -> None:
     """Leave the terminal to this project's own lines."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    chatter = ("does not have many workers", "isinstance.treespec", "LeafSpec", "`srun`")
+    for message in (*chatter, "`broadcast_buffers` is deprecated", "FSDP2-wrapped module"):
+        warnings.filterwarnings("ignore", f".*{message}.*")
+
+
+def strategy(config: Config, job: Job) -> str | Strategy:
+    """Lightning's strategy for the devices that the config asks for."""
+    if job.size == 1:
+        return "auto"
+    if config.trainer.strategy is StrategyName.fsdp:
+        return Shares(job.size)
+    # Buffers hold constants, and are the same everywhere.
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def precision(config: Config, device: torch.device) -> plugins.Precision:
+    """Lightning's plugin for the precision that the config asks for."""
+    if config.trainer.precision is Precision.bfloat16:
+        return plugins.MixedPrecision("bf16-mixed", device.type)
+    if config.trainer.precision is Precision.float64:
+        return plugins.DoublePrecision()
+    return plugins.Precision()
+
+
+def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
+    """The checkpoint to go on from, with the run's curves cut back to it."""
+    resume = checkpoint.newest_intact(folder.path / "checkpoints", remove=True)
+    folder.cut_back(resume.step if resume else -1)
+    if resume:
+        print(f"going on from step {resume.step}", file=sys.stderr)
+    return resume
 
 
 def fit(
     config: Config,
-    model: nn.Module,
+    model: LanguageModel,
     source: Source,
     device: torch.device,
     folder: RunFolder,
     interruption: Interruption,
     tracker: Logger | None,
+    job: Job = ALONE,
 ) -> float:
-    """Train ``model`` in place up to trainer.max_steps, resuming from the newest whole checkpoint.
+    """Train ``model`` up to trainer.max_steps, resuming from the newest whole checkpoint.
 
     Returns the seconds of all its sessions. Raises Interrupted after saving, and Diverged where
-    a gradient is not finite.
+    a gradient is not finite; every process of ``job`` at the same step.
     """
     quieten_lightning()
-    resume = checkpoint.newest_intact(folder.path / "checkpoints", remove=True)
-    folder.cut_back(resume.step if resume else -1)
-    if resume:
-        print(f"going on from step {resume.step}", file=sys.stderr)
-    progress = Progress(config.trainer.max_steps, tokens_per_step(config), config.trainer.progress)
+    resume = job.from_first(lambda: start(folder))
+    bar = config.trainer.progress if job.first else False
+    progress = Progress(config.trainer.max_steps, tokens_per_step(config), bar)
     metrics = Metrics(config, folder, progress)
-    validation = Validation(config, source, folder, interruption, progress)
+    validation = Validation(config, source, folder, interruption, progress, job)
+    profile = [Profile(config, folder.path / "profile")] * (config.trainer.profile and job.first)
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=config.trainer.devices,
-        precision=LIGHTNING_PRECISION[config.trainer.precision],  # type: ignore[arg-type]
+        num_nodes=config.trainer.nodes,
+        strategy=strategy(config, job),
+        # Ranks are the job's affair, and requeueing is the scheduler's.
+        plugins=[LightningEnvironment(), precision(config, device)],
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(config),
-        callbacks=[metrics, validation, Checkpoints(config, folder, interruption)],
+        callbacks=[metrics, *profile, validation, Checkpoints(config, folder, interruption, job)],
         logger=tracker or False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -102,17 +111,14 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=folder.path,
     )
-    module = Training(config, model)
-    feed = Feed(
-        source,
-        config.seed,
-        micro_batch(config),
-        module.micro_batches_seen,
-        trainer.global_rank,
-        trainer.world_size,
-    )
+    if config.trainer.precision is Precision.float64:
+        model.double()  # Lightning would, but only after a checkpoint has been read into float32
+    module = Training(config, model, job)
+    size, seen = micro_batch(config), module.micro_batches_seen
+    feed = Feed(source, config.seed, size, seen, job.rank, job.size)
     try:
         with interruption.deferred():
+            interruption.hold()  # until training starts
             trainer.fit(
                 module,
                 DataLoader(feed, batch_size=None),
@@ -122,7 +128,8 @@ def fit(
             # Interrupted in its last validation, training has no step left to make it up in.
             validation.make_up(trainer, module)
     finally:
+        interruption.install()
         progress.stop()
-    if interruption.requested:
+    if job.any(interruption.requested):
         raise Interrupted("interrupted after the last step; the same command again runs the test")
     return metrics.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,17 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gateloop.config import Config
 from gateloop.data import IGNORE
 from gateloop.errors import Diverged
+from gateloop.models.language_model import LanguageModel
+from gateloop.names import Strategy
 from gateloop.training.feed import Tensors
+from gateloop.training.job import ALONE, Job
 from gateloop.training.optimizer import make_optimizer
+from gateloop.training.shares import full_weights, share_weights
 
 
 def token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
@@ -28,15 +34,36 @@ def token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
 class Training(pl.LightningModule):
     """Mean cross-entropy over the scored positions, AdamW, clipping, one RNG state per step."""
 
-    def __init__(self, config: Config, model: nn.Module) -> None:
+    def __init__(self, config: Config, model: LanguageModel, job: Job = ALONE) -> None:
         super().__init__()
-        self.config = config
-        self.model = model
+        self.config, self.job = config, job
+        # Where each device is to have a share of the weights, it is one of a copy.
+        shared = job.size > 1 and config.trainer.strategy is Strategy.fsdp
+        self.unshared = (model,) if shared else None  # in a tuple: not a module of this one
+        self.model = copy.deepcopy(model) if shared else model
+        model = self.model
         # A function, not a second module: checkpoints would hold every weight twice.
-        forward = model.forward
-        self.forward_model = torch.compile(forward) if config.trainer.compile else forward
+        compiled = config.trainer.compile
+        self.forward_model = torch.compile(model.forward) if compiled else model.__call__
+        self.sums = torch.zeros(3)  # of this step and device: loss, scored targets, all targets
         self.step_loss = torch.zeros(())
         self.gradient_norm = torch.zeros(())
+
+    def configure_model(self) -> None:
+        if self.unshared is not None:
+            assert self.device_mesh is not None
+            share_weights(self.model, self.device_mesh["data_parallel"])
+
+    def whole_model(self) -> nn.Module:
+        """The model with all its weights, for calls that other processes do not make too.
+
+        Every process asks for it at the same time.
+        """
+        if self.unshared is None:
+            return self.model
+        whole = full_weights(self.model)
+        self.unshared[0].to(self.device, next(iter(whole.values())).dtype).load_state_dict(whole)
+        return self.unshared[0]
 
     def micro_batches_seen(self) -> int:
         """Micro-batches this device has had: whole optimiser steps times the accumulation."""
@@ -46,7 +73,7 @@ class Training(pl.LightningModule):
         # Dropout is a function of (seed, micro-batch, device), so a resumed run repeats it.
         within = batch_idx % self.trainer.accumulate_grad_batches
         if within == 0:
-            self.step_loss = torch.zeros((), device=self.device)
+            self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         micro = self.micro_batches_seen() + within
         key = np.random.SeedSequence([self.config.seed, micro, self.global_rank])
         seed = int(key.generate_state(1, np.uint64)[0] >> 1)
@@ -60,14 +87,28 @@ class Training(pl.LightningModule):
             batch["inputs"], reset=batch.get("reset"), mode=self.config.mode.name
         )
         losses_BL = token_losses(logits_BLV, batch["targets"])
-        loss = losses_BL.sum() / (batch["targets"] != IGNORE).sum()
-        self.step_loss += loss.detach() / self.trainer.accumulate_grad_batches
-        return loss
+        loss = losses_BL.sum()
+        targets = losses_BL.numel()
+        self.sums[0] += loss.detach()
+        self.sums[1] += (batch["targets"] != IGNORE).sum()
+        self.sums[2] += targets
+        return loss / targets
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """From the mean over all targets, which every micro-batch has as many of, to the mean over
+        the scored ones of the whole step: those of all its micro-batches on all devices."""
+        loss, scored, targets = self.job.sum(self.sums.cpu()).unbind()
+        self.step_loss = loss / scored
+        if scored != targets:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_((targets / scored).item())
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
         """Clip to trainer.gradient_clip; raises Diverged where the gradient is not finite."""
         limit = self.config.trainer.gradient_clip or float("inf")
-        self.gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not torch.isfinite(self.gradient_norm):
             raise Diverged(self.describe_divergence())
 

@@ -13,17 +13,26 @@ from gateloop.models.language_model import LanguageModel
 from gateloop.training.audit import audit
 from gateloop.training.checkpoint import best_weights
 from gateloop.training.evaluation import evaluate, exponential
+from gateloop.training.interruption import Interruption
+from gateloop.training.job import Job
 from gateloop.training.record import RunFolder
 
 NOT_CAUSAL = 1e-3  # nats per token; above it no table ranks a result
 
 
 def test(
-    config: Config, model: LanguageModel, source: Source, device: torch.device, folder: RunFolder
+    config: Config,
+    model: LanguageModel,
+    source: Source,
+    device: torch.device,
+    folder: RunFolder,
+    interruption: Interruption,
+    job: Job,
 ) -> dict[str, Any]:
     """Metrics of every test of ``source`` with the causality audit, and the checkpoint used.
 
-    Scores by position and by distance go to test.json in the run's folder.
+    Scores by position and by distance go to test.json in the run's folder. The processes of
+    ``job`` share the tests; the audit, of a few hundred positions, is the first one's.
     """
     state, checkpoint = best_weights(folder.path)
     model.load_state_dict(state)
@@ -38,6 +47,8 @@ def test(
             mode=config.mode.name,
             sequences=config.data.test_batch_size,
             device=device,
+            stop=lambda: interruption.requested,
+            job=job,
         )
         prefix = f"test/{evaluation.name}/" if evaluation.name else "test/"
         metrics |= {prefix + name: value for name, value in scores.metrics.items()}
@@ -46,12 +57,12 @@ def test(
             "by_distance": scores.by_distance.as_lists(),
             **evaluation.facts,
         }
-    found = audit(
-        model, evaluations[0], mode=config.mode.name, positions=config.trainer.audit_positions
-    )
+    mode, positions = config.mode.name, config.trainer.audit_positions
+    found = job.from_first(lambda: audit(model, evaluations[0], mode=mode, positions=positions))
     metrics["test/causality_gap"] = found.gap
     metrics["test/causality_positions"] = found.positions
     metrics["test/audit_perplexity_parallel"] = exponential(found.loss_parallel)
     metrics["test/audit_perplexity_prefix"] = exponential(found.loss_prefix)
-    write_json_atomic(folder.path / "test.json", places)
+    if job.first:
+        write_json_atomic(folder.path / "test.json", places)
     return {"checkpoint": checkpoint, "causal": found.gap <= NOT_CAUSAL, "metrics": metrics}

@@ -1,11 +1,19 @@
-"""Cores and GPUs are handed out once each."""
+"""Cores and GPUs are handed out once each; a launcher that is full is asked again later."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from gateloop.compose import compose
 from gateloop.errors import InputError
-from gateloop.experiment.workers import seats
+from gateloop.experiment import workers
+from gateloop.experiment.plan import Job, Setting, Stage
+from gateloop.experiment.workers import Pool, Seat, Task, seats
+from gateloop.launching.launcher import Full
 
 CORES = os.sched_getaffinity(0)
 
@@ -28,3 +36,45 @@ def test_one_seat_for_each_visible_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {seat.gpu for seat in seats(len(CORES))} == {"3"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [seat.gpu for seat in seats(None)] == [None]
+
+
+class Narrow:
+    """A launcher that takes one at a time, and ends it at once."""
+
+    def __init__(self) -> None:
+        self.started: list[Path] = []
+        self.asked = 0
+        self.open = True
+
+    def start(self, command: Sequence[str], log: Path, seat: Seat) -> subprocess.Popen[bytes]:
+        self.asked += 1
+        if not self.open:
+            raise Full("sbatch: error: no more")
+        self.open = False
+        self.started.append(log)
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+
+def test_a_full_launcher_is_asked_again_a_while_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job("", "row", Stage.final, 0, Setting(), (), compose([]), "{}")
+    tasks = [Task(job, tmp_path / name) for name in ("a", "b", "c")]
+    launcher = Narrow()
+    monkeypatch.setattr(workers, "FULL", 0.0)
+    with Pool(seats(1) * 3, [], launcher) as pool:
+        pool.offer(tasks)
+        pool.start()
+        assert launcher.started == [tasks[0].log] and launcher.asked == 2
+        assert pool.refusal == " · sbatch: error: no more" and len(pool.waiting) == 2
+
+        launcher.open = True
+        pool.start()
+        assert launcher.started == [task.log for task in tasks[:2]]
+
+        monkeypatch.setattr(workers, "FULL", 60.0)
+        pool.start()
+        asked = launcher.asked
+        launcher.open = True
+        pool.start()
+        assert launcher.asked == asked and len(launcher.started) == 2, "not a minute later"

@@ -1,0 +1,1 @@
+"""Command lines as processes on this machine, or as a cluster's jobs."""
