@@ -13,6 +13,8 @@ from gateloop.command import Parser, run_command
 from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.workers import seats
+from gateloop.launching.arguments import add_launcher, launcher_of, overrides, places
+from gateloop.launching.cluster import JOBS, Cluster
 from gateloop.sweeping import server, summary
 from gateloop.sweeping.file import Method, Sweep, load_sweep
 from gateloop.sweeping.journal import Study
@@ -36,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="check the file, and stop")
     parser.add_argument("--local", action="store_true", help="without a server, by Optuna")
+    add_launcher(parser)
     parser.add_argument("--runs-dir", type=Path, help="runs (--local; runs)")
     parser.add_argument("--results", type=Path, help="results (--local; results)")
     parser.add_argument("--project", help="W&B project (the file's, else gateloop)")
@@ -66,6 +69,10 @@ def _check(options: argparse.Namespace) -> None:
             raise InputError(
                 f"--{shown}: only with --local; agents of the server write where they are started"
             )
+    if options.launcher is not None and not options.local:
+        raise InputError(
+            "--launcher: only with --local; on the server a job of yours starts `--join`"
+        )
     for name in ("project", "entity"):
         if getattr(options, name) is not None and (options.local or options.join):
             raise InputError(f"--{name}: only where a sweep is created on the server; leave it out")
@@ -76,20 +83,20 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     if options.join is not None:
         server.check_path(options.join)
-        places = seats(options.workers)
+        own = seats(options.workers)
         server.check_login()
-        return server.work(options.join, places, options.count)
+        return server.work(options.join, own, options.count)
     sweep = load_sweep(options.sweep, options.changes)
-    places = seats(options.workers)
     count = options.count or sweep.file.run_cap
+    if options.local:
+        return local(sweep, options, count)
+    own = seats(options.workers)
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
-    if options.local:
-        return local(sweep, options, count)
     server.check_login()
     path = server.create(sweep, options.project, options.entity)
-    return server.work(path, places, options.count)
+    return server.work(path, own, options.count)
 
 
 def overview(sweep: Sweep, count: int | None) -> str:
@@ -109,21 +116,29 @@ def overview(sweep: Sweep, count: int | None) -> str:
 
 
 def local(sweep: Sweep, options: argparse.Namespace, count: int | None) -> int:
-    """The sweep on this machine, from where its study stands."""
+    """The sweep by Optuna, from where its study stands."""
+    if count is None:
+        if sweep.file.method is not Method.grid:
+            raise InputError(f"--count: missing; {sweep.file.method.name} has no end, say how many")
+        count = len(sweep.points())
+    settings = launcher_of(options)
+    taken = places(settings, options.workers, count)
+    print(overview(sweep, count), flush=True)
+    if options.dry_run:
+        return FINISHED
     summary.check_packages()
-    if count is None and sweep.file.method is not Method.grid:
-        raise InputError(f"--count: missing; {sweep.file.method.name} has no end, say how many")
     first = {axis.key: axis.corners[0] for axis in sweep.varied}
     locate(sweep.config(first).data)
     results = options.results or Path("results")
     runs_dir = options.runs_dir or Path("runs")
-    places = seats(options.workers)
+    launcher = Cluster(settings, runs_dir / JOBS) if settings else None
     with Interruption() as interruption:
         study = Study(sweep, runs_dir)
         try:
             if study.ended():  # of an earlier start, which perhaps nobody wrote down
                 summary.write(sweep, study.study, study.ended(), results)
-            Local(sweep, study, runs_dir, count or len(sweep.points())).run(places, interruption)
+            engine = Local(sweep, study, runs_dir, count)
+            engine.run(taken, overrides(settings, taken[0]), launcher, interruption)
             trials = study.ended()
             folder = summary.write(sweep, study.study, trials, results)
         finally:

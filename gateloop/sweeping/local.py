@@ -16,6 +16,7 @@ from gateloop.experiment.plan import Job, Setting, Stage, key_of
 from gateloop.experiment.record import UNREADABLE, read_json
 from gateloop.experiment.workers import Ended, Pool, Seat, Task
 from gateloop.identity import identity, run_id
+from gateloop.launching.launcher import Launcher
 from gateloop.sweeping.file import Sweep
 from gateloop.sweeping.journal import OUTCOME, Study
 from gateloop.sweeping.outcome import Outcome, best, number
@@ -47,17 +48,26 @@ class Local:
         self.open: dict[Task, Open] = {}
         self.next_look = 0.0
 
-    def run(self, places: Sequence[Seat], interruption: Interruption) -> None:
-        """Returns when all trials have ended. Raises Interrupted with every run saved."""
-        extra = [f"runs_dir={self.runs_dir}", f"trainer.threads={len(places[0].cores)}"]
-        with Board() as board, Pool(places, extra) as pool, interruption.deferred():
+    def run(
+        self,
+        places: Sequence[Seat],
+        told: Sequence[str],
+        launcher: Launcher | None,
+        interruption: Interruption,
+    ) -> None:
+        """Returns when all trials have ended. Raises Interrupted with every run saved.
+
+        ``told``: what each run is told of its place. ``launcher``: None for processes.
+        """
+        extra = [f"runs_dir={self.runs_dir}", *told]
+        with Board() as board, Pool(places, extra, launcher) as pool, interruption.deferred():
             while not (self.study.is_done(self.number) and not self.open):
                 if interruption.requested:
                     raise Interrupted("interrupted; the same command again goes on")
                 self._claim(len(places), board)
                 pool.offer(list(self.open))
                 pool.start()
-                board.show(pool.running, self.headline())
+                board.show(pool.running, self.headline() + pool.refusal)
                 time.sleep(POLL)
                 for running in pool.running:
                     opened = self.open[running.task]

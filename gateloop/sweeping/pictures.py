@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateloop.sweeping.file import Sweep
 from gateloop.sweeping.outcome import Outcome, outcome
-from gateloop.table.figure import COLOURS, WIDE
+from gateloop.table.figure import WIDE
+from gateloop.table.picture import COLOURS, blank, files
 
 if TYPE_CHECKING:
     import optuna
@@ -42,9 +40,12 @@ def pictures(
             if outcome(trial) is Outcome.stopped and trial.value is not None
         ],
     ]
-    found = _files("history", history, _history, folder)
-    weights = importances(study, measured)
-    return found | (_files("importance", list(weights.items()), _importance, folder))
+    source = Path(__file__)
+    found = files("history", history, partial(_history, history), folder, source)
+    weights = list(importances(study, measured).items())
+    if weights:
+        found |= files("importance", weights, partial(_importance, weights), folder, source)
+    return found
 
 
 def importances(study: optuna.Study, measured: list[FrozenTrial]) -> dict[str, float]:
@@ -60,7 +61,7 @@ def importances(study: optuna.Study, measured: list[FrozenTrial]) -> dict[str, f
 def _history(shown: list[Any]) -> Any:
     """A dot for each trial, a step for the best so far, a cross where a trial was stopped."""
     metric, maximize, measured, stopped = shown
-    figure = _figure(7.0, 3.4)
+    figure = blank(7.0, 3.4)
     axes = figure.subplots()
     if stopped:
         look = {"color": COLOURS[5], "markersize": 5, "label": "stopped early, last value"}
@@ -82,40 +83,10 @@ def _history(shown: list[Any]) -> Any:
 
 def _importance(shown: list[Any]) -> Any:
     names, weights = zip(*reversed(shown), strict=True)
-    figure = _figure(7.0, 0.9 + 0.28 * len(names))
+    figure = blank(7.0, 0.9 + 0.28 * len(names))
     axes = figure.subplots()
     axes.barh(names, weights, color=COLOURS[0])
     axes.set_xlabel("share of what tells the best trials from all (PED-ANOVA)", fontsize=8)
     axes.grid(axis="x", alpha=0.3)
     axes.tick_params(labelsize=8)
     return figure
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _files(
-    name: str, shown: list[Any], draw: Callable[[list[Any]], Any], folder: Path
-) -> dict[str, bytes]:
-    """``draw``'s figure as PNG and SVG, each with a digest of what it shows and of how."""
-    if not shown:
-        return {}
-    source = Path(__file__).read_bytes()
-    digest = hashlib.sha256(source + json.dumps(shown).encode()).hexdigest()
-    there = {form: folder / f"{name}.{form}" for form in ("png", "svg")}
-    content = {form: path.read_bytes() for form, path in there.items() if path.is_file()}
-    if len(content) < len(there) or any(digest.encode() not in old for old in content.values()):
-        from matplotlib import style
-
-        own = {"svg.hashsalt": name, "svg.fonttype": "path", "savefig.dpi": "figure"}
-        with style.context(["default", own]):  # whatever the user's matplotlibrc says
-            figure = draw(shown)
-            for form, none in (("png", "Software"), ("svg", "Date")):
-                file = io.BytesIO()
-                metadata = {none: None, "Description": digest}
-                figure.savefig(file, format=form, metadata=metadata)
-                content[form] = file.getvalue()
-    return {there[form].name: content[form] for form in there}
