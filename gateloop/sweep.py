@@ -122,7 +122,8 @@ def local(sweep: Sweep, options: argparse.Namespace, count: int | None) -> int:
             raise InputError(f"--count: missing; {sweep.file.method.name} has no end, say how many")
         count = len(sweep.points())
     settings = launcher_of(options)
-    taken = places(settings, options.workers, count)
+    learns = sweep.file.method is Method.bayes  # from what has ended before it proposes
+    taken = places(settings, options.workers, max(1, count // 5) if learns else count)
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
