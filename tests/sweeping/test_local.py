@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from gateloop.experiment.record import is_locked
 from gateloop.identity import run_id
 from gateloop.sweep import main
 from gateloop.sweeping.file import load_sweep
@@ -52,12 +53,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def holders(folder: Path) -> list[int]:
     """The processes of ``folder``'s runs."""
-    found = []
-    for lock in folder.glob("runs/*/lock"):
-        named = re.search(r"process (\d+)", lock.read_text(encoding="utf-8"))
-        if named and Path(f"/proc/{named[1]}").exists():
-            found.append(int(named[1]))
-    return found
+    locks = [lock for lock in folder.glob("runs/*/lock") if is_locked(lock.parent)]
+    named = (re.search(r"process (\d+)", lock.read_text(encoding="utf-8")) for lock in locks)
+    return [int(found[1]) for found in named if found]
 
 
 def summaries(folder: Path) -> int:
