@@ -19,6 +19,7 @@ from gateloop.errors import FINISHED, WRONG_INPUT, Diverged, InputError, Lost
 from gateloop.help import information
 from gateloop.identity import identity, run_id
 from gateloop.registry import package_of
+from gateloop.training.agent import tell_agent
 from gateloop.training.interruption import Interruption
 from gateloop.training.job import Job, leave
 from gateloop.training.launch import PARENT, Place, find_place, launch
@@ -60,6 +61,7 @@ def run(argv: list[str]) -> int:
     folder = RunFolder(config.runs_dir, run_id(config, mark, locate(config.data)))
     if folder.finished() and not config.rerun:
         print(skipped(folder))
+        tell_agent(config, folder)
         return FINISHED
     place = find_place(config)
     if place is None and devices(config) > 1:
@@ -74,6 +76,8 @@ def run(argv: list[str]) -> int:
         job.from_first(lambda: lock.enter_context(folder.locked()))
         if job.from_first(folder.finished) and not config.rerun:  # by another process, just now
             print(skipped(folder))
+            if job.first:
+                tell_agent(config, folder)
             return FINISHED
         described = identity(config, mark)
         job.from_first(lambda: folder.open(config, described, rerun=config.rerun))

@@ -32,9 +32,10 @@ LAYERS = [
     {"command", "compose", "forecast", "generate", "help", "launching", "loading", "run"},
     {"experiment"},
     {"table"},
-    {"inspect", "reproduce", "tables"},
+    {"sweeping"},
+    {"inspect", "reproduce", "sweep", "tables"},
 ]
-EXPERIMENTS = {"experiment", "table", "reproduce", "tables"}
+EXPERIMENTS = {"experiment", "table", "sweeping", "reproduce", "sweep", "tables"}
 APART = {"models", "data"}
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help", "launching"} | EXPERIMENTS
@@ -44,6 +45,7 @@ OPTIONAL = {
     "datasets",
     "huggingface_hub",
     "matplotlib",
+    "optuna",
     "pandas",
     "pyarrow",
     "scipy",
@@ -62,6 +64,7 @@ LIGHT = [
     "gateloop.help",
     "gateloop.identity",
     "gateloop.run",
+    "gateloop.sweep",
     "gateloop.training.record",
 ]
 

@@ -303,7 +303,7 @@ def core_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python3*/site-packages")
     hidden = re.compile(
-        r"(wandb|datasets|sentencepiece|tokenizers|pandas|matplotlib|mpl_toolkits|scipy|tensorboard"
+        r"(wandb|datasets|sentencepiece|tokenizers|pandas|optuna|matplotlib|mpl_toolkits|scipy|tensorboard"
         r"|pyarrow|huggingface_hub|gateloop|__editable__)([._-]|$)"
     )
     import torch
@@ -343,7 +343,7 @@ import importlib, pkgutil, gateloop
 for module in pkgutil.walk_packages(gateloop.__path__, "gateloop."):
     importlib.import_module(module.name)
     print(module.name)
-for name in ("wandb", "datasets", "tokenizers", "sentencepiece", "pandas", "matplotlib"):
+for name in ("wandb", "datasets", "tokenizers", "sentencepiece", "pandas", "matplotlib", "optuna"):
     assert not importlib.util.find_spec(name), name
 """
     done = outside(core_python, tmp_path, "-c", code)
@@ -361,6 +361,13 @@ def test_the_wheel_runs_outside_a_checkout(core_python: Path, tmp_path: Path) ->
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr
     planned = outside(core_python, tmp_path, "-m", "gateloop.reproduce", "blow_up", "--dry-run")
     assert planned.returncode == 0 and "30 runs to do" in planned.stdout, planned.stderr
+    sweep = [core_python, tmp_path, "-m", "gateloop.sweep", "gateloop_memory_horizon"]
+    checked = outside(*sweep, "--dry-run")
+    assert checked.returncode == 0 and "60 trials" in checked.stdout, checked.stderr
+    for arguments, package in ((["--local"], "optuna"), ([], "wandb")):
+        refused = outside(*sweep, *arguments)
+        assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1
+        assert f"pip install {package}" in refused.stderr
     tables = outside(core_python, tmp_path, "-m", "gateloop.tables", "blow_up")
     assert (tables.returncode, tables.stdout) == (2, "")
     assert "pip install" in tables.stderr and len(tables.stderr.splitlines()) == 1

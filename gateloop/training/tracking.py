@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib.util import find_spec
@@ -10,9 +11,11 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from gateloop.config import TrackerConfig
+from gateloop.config import Config, TrackerConfig
 from gateloop.errors import InputError
+from gateloop.keys import plain, values
 from gateloop.names import TrackerName
+from gateloop.training.record import RunFolder
 
 
 def open_tracker(
@@ -68,6 +71,19 @@ def open_wandb(
         print(f"gateloop: W&B: {first_line(error)}; going on offline", file=sys.stderr)
         run = wandb.init(mode="offline", **arguments)
     return WandbLogger(experiment=run)
+
+
+def hand_over(config: Config, folder: RunFolder) -> None:
+    """Send the curves and the summary of a run that has finished to the tracker, as if it ran."""
+    settings = {name: plain(value) for name, value in values(config).items()}
+    tracker = open_tracker(config.tracker, folder.path, folder.id, settings)
+    if tracker is None:
+        return
+    for line in (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        step = row.pop("step")
+        tracker.log_metrics({name: v for name, v in row.items() if v is not None}, step=step)
+    close_tracker(tracker, folder.summary())
 
 
 def first_line(error: Exception) -> str:
