@@ -6,6 +6,7 @@ import copy
 import math
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gateloop.config import DATA, Config
 from gateloop.errors import InputError
+from gateloop.files import packed
 from gateloop.keys import Key, keys, node_keys, shown
 from gateloop.registry import MODELS, model_entry
 
@@ -140,6 +142,20 @@ def choose(name: str, choices: list[str]) -> str:
     """ "choose one of a, b; did you mean a?" """
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"choose one of {', '.join(choices)}{did_you_mean(near)}"
+
+
+def shipped_file(given: str, folder: str, kind: str) -> Path:
+    """The file that ``given`` names: a path, or a name in the packed ``folder``.
+
+    Raises InputError where there is no such ``kind``.
+    """
+    here = Path(given)
+    if here.is_file():
+        return here
+    shipped = {path.stem: path for path in sorted(packed(folder).glob("*.yaml"))}
+    if here.stem in shipped and here.parent in (Path(), Path(folder)):
+        return shipped[here.stem]
+    raise InputError(f"{given}: no such {kind}; {choose(here.stem, list(shipped))}")
 
 
 def shorten(text: str, most: int = 80) -> str:

@@ -20,12 +20,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 
 from gateloop.document import load
-from gateloop.draft import choose
+from gateloop.draft import choose, shipped_file
 from gateloop.errors import InputError
-from gateloop.files import packed
 
 FOLDER = "experiments"
 
@@ -114,7 +112,7 @@ def load_experiment(given: str) -> Experiment:
 
     Raises InputError where there is none, and for the first mistake in it.
     """
-    path = find(given)
+    path = shipped_file(given, FOLDER, "experiment")
     experiment = load(Experiment, path)
     experiment.name = path.stem
     try:
@@ -122,17 +120,6 @@ def load_experiment(given: str) -> Experiment:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return experiment
-
-
-def find(given: str) -> Path:
-    """The file that ``given`` names: a path, or a name in ``experiments/``."""
-    here = Path(given)
-    if here.is_file():
-        return here
-    shipped = {path.stem: path for path in sorted(packed(FOLDER).glob("*.yaml"))}
-    if here.stem in shipped and here.parent in (Path(), Path(FOLDER)):
-        return shipped[here.stem]
-    raise InputError(f"{given}: no such experiment; {choose(here.stem, list(shipped))}")
 
 
 def _check(experiment: Experiment) -> None:

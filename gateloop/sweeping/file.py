@@ -29,10 +29,9 @@ from typing import Any
 from gateloop.compose import compose, parse
 from gateloop.config import Config
 from gateloop.document import load
-from gateloop.draft import choose
+from gateloop.draft import choose, shipped_file
 from gateloop.errors import InputError
 from gateloop.experiment.plan import key_of
-from gateloop.files import packed
 from gateloop.identity import digest, identity
 from gateloop.sweeping.axis import Axis, Parameter, as_axis
 
@@ -162,7 +161,7 @@ def load_sweep(given: str, changes: list[str] | None = None) -> Sweep:
     has a name of its own. Raises InputError where there is no file, and for the first mistake in
     it: in W&B's schema, in a parameter's name or in a value that a run would refuse.
     """
-    path = find(given)
+    path = shipped_file(given, FOLDER, "sweep")
     file = load(SweepFile, path)
     try:
         sweep = _checked(path, file, [])
@@ -176,17 +175,6 @@ def load_sweep(given: str, changes: list[str] | None = None) -> Sweep:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return sweep
-
-
-def find(given: str) -> Path:
-    """The file that ``given`` names: a path, or a name in ``sweeps/``."""
-    here = Path(given)
-    if here.is_file():
-        return here
-    shipped = {path.stem: path for path in sorted(packed(FOLDER).glob("*.yaml"))}
-    if here.stem in shipped and here.parent in (Path(), Path(FOLDER)):
-        return shipped[here.stem]
-    raise InputError(f"{given}: no such sweep; {choose(here.stem, list(shipped))}")
 
 
 def probes(sweep: Sweep) -> Iterator[dict[str, Any]]:

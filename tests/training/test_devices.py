@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateloop.data import IGNORE, open_source
 from gateloop.derived import accumulation, micro_batch
 from gateloop.errors import InputError
 from gateloop.training.device import choose_device
+from gateloop.training.interruption import Interruption
 from gateloop.training.job import ALONE
 from gateloop.training.launch import Family, Place, find_place, launch, threads
 from gateloop.training.module import token_losses
@@ -240,3 +242,12 @@ def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"trainer.devices=2: there are 1 GPUs here"):
         choose_device(settings)
     assert choose_device(config("trainer.devices=2")).type == "cpu"
+
+
+# -- interruption ------------------------------------------------------------------------
+
+
+def test_what_has_lost_its_parent_is_to_stop() -> None:
+    assert not Interruption().requested
+    assert not Interruption(parent=os.getppid()).requested
+    assert Interruption(parent=os.getpid()).requested
