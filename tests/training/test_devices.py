@@ -230,9 +230,11 @@ def test_machines_count_in_the_batch() -> None:
         compose(["trainer.devices=3", "trainer.nodes=2"])
 
 
-def test_shares_are_not_compiled() -> None:
+def test_what_shares_of_weights_cannot() -> None:
     with pytest.raises(InputError, match=r"trainer.strategy=fsdp: .*trainer.compile=false"):
         compose(["trainer=fsdp", "trainer.compile=true"])
+    with pytest.raises(InputError, match=r"trainer.strategy=fsdp: .*model.tied=false"):
+        compose(["trainer=fsdp", "data=wt2", "model.tied=true"])
 
 
 def test_more_gpus_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
