@@ -106,17 +106,11 @@ def _check_batch(config: Config) -> None:
 
 
 def _check_strategy(config: Config) -> None:
-    if config.trainer.strategy is not Strategy.fsdp:
-        return
-    if config.trainer.compile:
+    settings = config.trainer
+    if settings.strategy is Strategy.fsdp and settings.compile:
         raise InputError(
             "trainer.strategy=fsdp: its gathering of weights is not compiled; "
             "take trainer.compile=false, or trainer.strategy=ddp"
-        )
-    if config.model.tied:
-        raise InputError(
-            "trainer.strategy=fsdp: weights that embedding and head share come apart in it; "
-            "take model.tied=false, or trainer.strategy=ddp"
         )
 
 
