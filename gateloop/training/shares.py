@@ -86,6 +86,8 @@ class Shares(ModelParallelStrategy):
                 ],
             }
             set_optimizer_state_dict(self.model, optimizer, named, options=WHOLE)
+            for group in optimizer.param_groups:
+                group["betas"] = tuple(group["betas"])  # it has made a list of them
         return content
 
     def names(self, optimizer: Optimizer) -> list[str]:

@@ -62,8 +62,10 @@ def strike(run: Run, rank: int, number: signal.Signals, ready: Callable[[], bool
         os.kill(process(run, rank), number)
         return started.wait(timeout=60)
     finally:
-        started.terminate()
-        started.wait()
+        if started.poll() is None:  # a test that fails leaves nothing running
+            for each in (process(run, 0), process(run, 1), started.pid):
+                os.kill(each, signal.SIGKILL)
+            started.wait()
 
 
 def steps(run: Run) -> list[int]:
