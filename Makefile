@@ -31,8 +31,8 @@ run: $(VENV)/installed
 	@$(BIN)/python -m gateloop.run $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m "not slow"
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/installed-dev
 	$(BIN)/python -m ruff check .

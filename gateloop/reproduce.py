@@ -129,8 +129,9 @@ class Study:
 
     def places(self) -> list[Seat]:
         """A seat for each run at once. Raises InputError where there are not that many."""
-        runs = {job.key for cell in self.cells() for job in [*cell.jobs, *cell.later]}
-        return places(self.launcher, self.options.workers, len(runs))
+        jobs = {job.key: job for cell in self.cells() for job in [*cell.jobs, *cell.later]}
+        devices = max(job.config.trainer.devices for job in jobs.values()) if jobs else 1
+        return places(self.launcher, self.options.workers, len(jobs), devices)
 
     def overview(self, places: list[Seat]) -> str:
         """The grid with what has ended of each cell, then runs, FLOPs and hours."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from gateloop.command import Parser, run_command
+from gateloop.config import Config
 from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.workers import seats
@@ -90,13 +91,23 @@ def main(argv: list[str]) -> int:
     count = options.count or sweep.file.run_cap
     if options.local:
         return local(sweep, options, count)
-    own = seats(options.workers)
+    own = seats(options.workers, devices(sweep))
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
     server.check_login()
     path = server.create(sweep, options.project, options.entity)
     return server.work(path, own, options.count)
+
+
+def first(sweep: Sweep) -> Config:
+    """The run at the first value of every parameter."""
+    return sweep.config({axis.key: axis.corners[0] for axis in sweep.varied})
+
+
+def devices(sweep: Sweep) -> int:
+    """Devices of a trial on one machine."""
+    return first(sweep).trainer.devices
 
 
 def overview(sweep: Sweep, count: int | None) -> str:
@@ -123,13 +134,13 @@ def local(sweep: Sweep, options: argparse.Namespace, count: int | None) -> int:
         count = len(sweep.points())
     settings = launcher_of(options)
     learns = sweep.file.method is Method.bayes  # from what has ended before it proposes
-    taken = places(settings, options.workers, max(1, count // 5) if learns else count)
+    at_once = max(1, count // 5) if learns else count
+    taken = places(settings, options.workers, at_once, devices(sweep))
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
     summary.check_packages()
-    first = {axis.key: axis.corners[0] for axis in sweep.varied}
-    locate(sweep.config(first).data)
+    locate(first(sweep).data)
     results = options.results or Path("results")
     runs_dir = options.runs_dir or Path("runs")
     launcher = Cluster(settings, runs_dir / JOBS) if settings else None

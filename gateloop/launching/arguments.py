@@ -37,14 +37,18 @@ def launcher_of(options: argparse.Namespace) -> Slurm | Local | None:
     return None
 
 
-def places(launcher: Slurm | Local | None, workers: int | None, runs: int) -> list[Seat]:
+def places(
+    launcher: Slurm | Local | None, workers: int | None, runs: int, devices: int
+) -> list[Seat]:
     """A seat for each run at once; on a cluster, which has a queue, by default for all ``runs``.
+
+    ``devices``: of a run, on one machine.
 
     Raises InputError where this machine has not that many.
     """
     if isinstance(launcher, Slurm):
         return [launcher.seat] * (workers or max(1, runs))
-    return seats(workers)
+    return seats(workers, devices)
 
 
 def overrides(launcher: Slurm | Local | None, place: Seat) -> list[str]:

@@ -12,7 +12,7 @@ from gateloop.errors import InputError
 
 @dataclass(frozen=True)
 class Seat:
-    """What one run has for itself: cores, and a GPU where there are any."""
+    """What one run has for itself: cores, and GPUs ("0", or "0,1") where there are any."""
 
     cores: tuple[int, ...]
     gpu: str | None = None
@@ -24,19 +24,31 @@ class Seat:
         return threads if self.gpu is None else {**threads, "CUDA_VISIBLE_DEVICES": self.gpu}
 
 
-def seats(workers: int | None) -> list[Seat]:
-    """``workers`` seats with disjoint cores; by default one for each GPU, or a single one.
+def seats(workers: int | None, devices: int = 1) -> list[Seat]:
+    """``workers`` seats with disjoint cores, each with ``devices`` GPUs where there are as many;
+    by default one for every ``devices`` GPUs, or a single one.
 
-    Raises InputError where there are more workers than cores.
+    Raises InputError where there are more workers than cores, and in one of several processes that
+    torchrun or srun has started: each would start the same runs.
     """
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        if int(os.environ.get(name, 1)) > 1:
+            raise InputError(
+                f"{name}={os.environ[name]}: this command has been started that many times; start "
+                "it once, and it starts its runs itself"
+            )
     cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
-    number = workers or max(1, len(gpus))
+    shared = [gpus[i : i + devices] for i in range(0, len(gpus) - devices + 1, devices)]
+    number = workers or max(1, len(shared))
     if number > len(cores):
         raise InputError(
             f"--workers {number}: there are {len(cores)} cores; take at most {len(cores)}"
         )
     shares = [tuple(cores[i::number]) for i in range(number)]
-    return [Seat(share, gpus[i % len(gpus)] if gpus else None) for i, share in enumerate(shares)]
+    return [
+        Seat(share, ",".join(shared[i % len(shared)]) if shared else None)
+        for i, share in enumerate(shares)
+    ]
 
 
 def _gpus() -> list[str]:

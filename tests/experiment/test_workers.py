@@ -38,6 +38,22 @@ def test_one_seat_for_each_visible_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [seat.gpu for seat in seats(None)] == [None]
 
 
+def test_a_seat_has_as_many_gpus_as_a_run_has_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    assert [seat.gpu for seat in seats(2, devices=2)] == ["0,1", "2,3"]
+    assert [seat.gpu for seat in seats(1, devices=5)] == ["0,1,2,3,4"]
+    assert [seat.gpu for seat in seats(1, devices=6)] == [None]  # the run says what is lacking
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_one_of_several_processes_starts_no_grid(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(InputError, match=f"{name}=2: .*; start it once"):
+        seats(1)
+
+
 class Narrow:
     """A launcher that takes one at a time, and ends it at once."""
 
