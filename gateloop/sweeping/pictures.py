@@ -73,6 +73,7 @@ def _history(shown: list[Any]) -> Any:
     every = [value for _, value in [*measured, *stopped]]
     if min(every) > 0 and max(every) / min(every) > WIDE:
         axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial", fontsize=8)
     axes.set_ylabel(metric, fontsize=8)
     axes.legend(fontsize=8, frameon=False)
