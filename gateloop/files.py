@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -82,6 +83,21 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> None:
 def write_json_atomic(path: str | os.PathLike[str], content: Any) -> None:
     """Write ``content`` as indented JSON, as write_text_atomic does."""
     write_text_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file ``path``; of itself too it says so."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def packed(name: str) -> Path:

@@ -16,7 +16,6 @@ from gateloop.experiment.record import (
     UNREADABLE,
     Record,
     checked,
-    is_locked,
     keep,
     load_records,
     of_run,
@@ -24,6 +23,7 @@ from gateloop.experiment.record import (
     run_folders,
 )
 from gateloop.experiment.schema import Experiment
+from gateloop.files import is_locked
 
 
 class State(Enum):
@@ -109,7 +109,7 @@ class Runs:
 def _state(run: Path, status: str | None) -> State:
     if status in ENDED:
         return State.measured if status == "finished" else State.diverged
-    if is_locked(run):
+    if is_locked(run / "lock"):
         return State.running
     return State.failed if (run / FAILURE).exists() else State.unfinished
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import math
@@ -196,21 +195,6 @@ def of_run(folder: Path) -> dict[str, Any] | None:
             for by in ("by_position", "by_distance")
         },
     }
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the run."""
-    try:
-        lock = os.open(folder / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ RESULT_LATE = 15.0  # seconds that a shared file system may take to show a job's
 AGAIN = 5.0  # seconds until a job that goes on is asked to end once more
 
 
-class Job:
+class Job(ABC):
     """A job on its way, and how it ended; a Launched."""
 
     patience = 0.0  # seconds for its result to show after it has ended
@@ -33,11 +34,13 @@ class Job:
         self.gone: float | None = None
         self.code: int | None = None
 
+    @abstractmethod
     def goes_on(self) -> bool:
-        raise NotImplementedError
+        """Whether it has not ended yet."""
 
+    @abstractmethod
     def terminate(self) -> None:
-        raise NotImplementedError
+        """Ask it to save and end."""
 
     def poll(self) -> int | None:
         if self.code is None and not self.goes_on():

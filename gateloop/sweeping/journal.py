@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateloop.errors import InputError
-from gateloop.files import clear_disk_errors
+from gateloop.files import clear_disk_errors, is_locked
 from gateloop.sweeping.file import Method, Sweep
 
 if TYPE_CHECKING:
@@ -119,16 +119,8 @@ class Study:
             return False
         if worker == self.worker:
             return True
-        try:
-            lock = os.open(self._lock_of(worker), os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if is_locked(self._lock_of(worker)):
             return True
-        finally:
-            os.close(lock)
         with suppress(FileNotFoundError):
             self._lock_of(worker).unlink()
         return False

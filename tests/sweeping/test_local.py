@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gateloop.experiment.record import is_locked
+from gateloop.files import is_locked
 from gateloop.identity import run_id
 from gateloop.sweep import main
 from gateloop.sweeping.file import load_sweep
@@ -53,7 +53,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def holders(folder: Path) -> list[int]:
     """The processes of ``folder``'s runs."""
-    locks = [lock for lock in folder.glob("runs/*/lock") if is_locked(lock.parent)]
+    locks = [lock for lock in folder.glob("runs/*/lock") if is_locked(lock)]
     named = (re.search(r"process (\d+)", lock.read_text(encoding="utf-8")) for lock in locks)
     return [int(found[1]) for found in named if found]
 
