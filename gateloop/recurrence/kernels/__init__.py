@@ -1,0 +1,111 @@
+"""Compiled forms of the recurrence, each optional: what they serve, and how they are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gateloop.recurrence.kernels import cpu, operators
+
+__all__ = ["available", "fuses", "gate_loop", "linear_scan_backward", "solve_", "solves", "without"]
+
+_left_out = False
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Inside, the recurrence is computed in PyTorch alone, in all threads."""
+    global _left_out
+    before, _left_out = _left_out, True
+    try:
+        yield
+    finally:
+        _left_out = before
+
+
+def available(device: str, real: torch.dtype) -> bool:
+    """Whether there are kernels for a kind of device and a precision."""
+    return not _left_out and _built(device, real)
+
+
+@torch.compiler.assume_constant_result
+def _built(device: str, real: torch.dtype) -> bool:
+    return device == "cpu" and cpu.available(real)
+
+
+def fuses(
+    q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, state: Tensor, complex_output: bool
+) -> bool:
+    """Whether one kernel takes a recurrence whole: one number of state a head, real inputs."""
+    return (
+        q.shape[3] == v.shape[3] == 1
+        and not (complex_output or q.is_complex() or k.is_complex() or v.is_complex())
+        and state.is_complex() == (phase is not None)
+        and available(v.device.type, v.dtype)
+    )
+
+
+def gate_loop(
+    q_BLH1: Tensor,
+    k_BLH1: Tensor,
+    v_BLH1: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state_BH11: Tensor,
+    reset_BL: Tensor | None,
+    *,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
+    heads = v_BLH1.shape[2]
+    gates = [
+        None if gate is None else gate.expand(*gate.shape[:2], heads, 1)[..., 0]
+        for gate in (amplitude, phase)
+    ]
+    state = state_BH11[:, None, :, 0, 0]
+    if phase is not None:
+        state = torch.cat([state.real, state.imag], dim=1)
+    y, last, _ = operators.gate_loop(
+        q_BLH1[..., 0], k_BLH1[..., 0], v_BLH1[..., 0], *gates, state, reset_BL, logits, growth
+    )
+    if phase is not None:
+        last = torch.complex(*last.unbind(1))[:, None]
+    return y[..., None], last.transpose(1, 2)[..., None]
+
+
+def solves(a: Tensor, x: Tensor) -> bool:
+    """Whether one kernel makes the states ``x`` (batch, length, heads, d_key, d_value) from a."""
+    return (
+        a.dtype == x.dtype
+        and x.stride(-1) == 1
+        and x.stride(2) == x.shape[3] * x.stride(3) == math.prod(x.shape[3:])
+        and available(x.device.type, x.real.dtype if x.is_complex() else x.dtype)
+    )
+
+
+def solve_(a: Tensor, x: Tensor, start: Tensor, keep: Tensor | None, reverse: bool) -> None:
+    """x_n ← h_n of h_n = keep_n a_n h_{n∓1} + x_n, in place, for what ``solves`` admits.
+
+    a has five axes as x does, each 1 or x's but the first two of their own; start one fewer.
+    """
+    heads, d_key, _ = x.shape[2:]
+    sizes = tuple(a.shape[2:])
+    if sizes == (heads, 1, 1):
+        a = a[..., 0, 0]
+    else:
+        a = a.expand(*a.shape[:2], heads, d_key, sizes[2]).flatten(2)
+    reset = None if keep is None else keep[:, :, 0, 0, 0] == 0
+    operators.linear_scan_(a, x.flatten(2), start.flatten(1), reset, reverse)
+
+
+def linear_scan_backward(
+    grad: Tensor, a: Tensor, h: Tensor, start: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by a, x and start of all states h (batch, length, channels) of a scan."""
+    by_a, by_x, by_start = operators.linear_scan_backward(grad, a, h, start, reset)
+    return by_a.sum_to_size(a.shape), by_x, by_start
