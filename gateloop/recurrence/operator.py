@@ -25,7 +25,7 @@ MODES = ("recurrent", "scan", "chunkwise", "attention")
 FIXED_MODES = (*MODES, "convolution")  # where the transitions are fixed, and q and k constant
 
 # Measured in docs/recurrence.md: the numbers in a head's state from which chunkwise is as fast as
-# scan, and the length and keys from which convolution is, where it is admitted.
+# scan without a kernel, and the length and keys from which convolution is, where it is admitted.
 CHUNKWISE_FROM = 192
 CONVOLUTION_FROM_LENGTH = 64
 CONVOLUTION_FROM_KEYS = 2
@@ -145,13 +145,16 @@ def _recurrence(
     _check(shape, v, amplitude, phase, state, reset)
     varying = _varying(q, k, amplitude, phase, reset)
     d_value = v.shape[3]
-    run = _mode(mode, shape, d_value, varying, chunk)
-    if batch == 0:
-        run = recurrent  # nothing, of the right shapes
-
     given = [t for t in (q, k, v, amplitude, phase, state) if t is not None]
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
     real = torch.float64 if wide else torch.float32
+    if mode == "auto":
+        whole = not (v.is_complex() or complex_output) and kernels.available(v.device.type, real)
+        mode = _fastest(shape, d_value, constant=varying is None, kernel=whole)
+    run = _mode(mode, varying, chunk)
+    if batch == 0:
+        run = recurrent  # nothing, of the right shapes
+
     signed = phase is not None and phase.dtype == torch.bool
     turns = phase is not None and not signed
     is_complex = turns or any(t.is_complex() for t in given)
@@ -183,7 +186,7 @@ def _recurrence(
             state = v.new_zeros(batch, heads, d_key, d_value, dtype=state_dtype)
         q, k = q.expand(shape), k.expand(shape)
         if run is scan and kernels.fuses(q, k, v, phase, state, complex_output):
-            y, last = kernels.gate_loop(
+            y, last = kernels.fused(
                 q, k, v, amplitude, phase, state, reset, logits=logits, growth=growth
             )
         elif run is scan and bare and d_key == d_value == 1:
@@ -213,8 +216,8 @@ def _states(
 ) -> tuple[Tensor, Tensor]:
     """y and the last state where q = k = 1: the states themselves."""
     dtype = state_BH11.dtype
-    a = a.to(dtype).expand(*a.shape[:2], v_BLH1.shape[2], 1)[..., 0]
-    h_BLH = linear_scan(a, v_BLH1[..., 0].to(dtype), state_BH11[..., 0, 0], reset=reset_BL)
+    a = a.to(dtype).expand(*a.shape[:2], v_BLH1.shape[2], 1).squeeze(-1)
+    h_BLH = linear_scan(a, v_BLH1.squeeze(-1).to(dtype), state_BH11.flatten(1), reset=reset_BL)
     y = h_BLH.real if h_BLH.is_complex() and not complex_output else h_BLH
     return y[..., None], h_BLH[:, -1, :, None, None].clone()
 
@@ -245,16 +248,10 @@ def _varying(
 
 
 def _mode(
-    mode: str,
-    shape: tuple[int, int, int, int],
-    d_value: int,
-    varying: str | None,
-    chunk: int | None,
+    mode: str, varying: str | None, chunk: int | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk is {chunk!r}; it must be a whole number of at least 1")
-    if mode == "auto":
-        mode = _fastest(shape, d_value, constant=varying is None)
     if mode == "recurrent":
         return recurrent
     if mode == "scan":
@@ -277,13 +274,13 @@ def _mode(
     raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(admitted)}{hint}")
 
 
-def _fastest(shape: tuple[int, int, int, int], d_value: int, constant: bool) -> str:
+def _fastest(shape: tuple[int, int, int, int], d_value: int, constant: bool, kernel: bool) -> str:
     _, length, _, d_key = shape
     if length == 1:
         return "recurrent"
     if constant and length >= CONVOLUTION_FROM_LENGTH and d_key >= CONVOLUTION_FROM_KEYS:
         return "convolution"
-    return "scan" if d_key * d_value < CHUNKWISE_FROM else "chunkwise"
+    return "scan" if kernel or d_key * d_value < CHUNKWISE_FROM else "chunkwise"
 
 
 def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:

@@ -76,6 +76,49 @@ def test_without_kernels(case: str, real: torch.dtype) -> None:
         assert_same(partial(run, mode="scan"), CASES[case].to(real), TOLERANCE[real])
 
 
+# more keys and values than a group and a block, no whole number of vectors, several kept states
+WIDE = (1, 75, 2, 41, 37)
+
+
+@pytest.mark.parametrize("real", REALS, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        (WIDE, {"resets": True}),
+        (WIDE, {"phase": "none", "state": False}),
+        (WIDE, {"complex_inputs": "qk"}),
+        (WIDE, {"complex_inputs": "k", "phase": "none", "resets": True}),
+        (WIDE, {"complex_inputs": "q", "amplitude_axes": "HK"}),
+        (WIDE, {"amplitude_axes": "BLH", "phase_axes": "HK"}),
+        (WIDE, {"amplitude_axes": "H", "phase_axes": "K", "resets": True}),
+        (WIDE, {"qk_axes": "HK", "complex_inputs": "qk"}),
+        ((3, 33, 1, 64, 1), {}),
+        ((3, 64, 2, 1, 20), {}),
+        ((9, 5, 2, 8, 8), {"phase": "half turns"}),
+    ],
+    ids=str,
+)
+def test_the_fused_outer_product(
+    shape: tuple[int, int, int, int, int], options: dict[str, object], real: torch.dtype
+) -> None:
+    x = make(shape, **options)  # type: ignore[arg-type]
+    assert fused(x)
+    assert_same(partial(run, mode="scan"), x.to(real), TOLERANCE[real])
+
+
+def test_gates_are_right_to_two_units_in_the_last_place() -> None:
+    """A state of one and no input: what is left after one step is the transition."""
+    logit = torch.linspace(-85, 85, 20001)[None, None, :, None]
+    angle = torch.linspace(-1000, 1000, 20001)[None, None, :, None]
+    nothing, state = torch.zeros(1, 1, 20001, 1), torch.ones(1, 20001, 1, 1)
+    for beta in (None, angle):
+        _, last = gate_loop(nothing, nothing, nothing, logit, beta, state=state)
+        amplitude = torch.sigmoid(logit.double())
+        a = amplitude if beta is None else torch.polar(amplitude, beta.double())
+        error = ((last[..., 0] - a[0, 0]).abs() / amplitude[0, 0]).max().item()
+        assert error < 4 * torch.finfo(torch.float32).eps
+
+
 def by_logits(x: Inputs, alpha: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return gate_loop(x.q, x.k, x.v, alpha, x.phase, state=x.state, reset=x.reset)
 
@@ -104,14 +147,18 @@ def strided(t: torch.Tensor) -> torch.Tensor:
     return spread[..., 1]
 
 
-def test_any_strides() -> None:
-    x = make(LONG, resets=True).to(torch.float32)
+@pytest.mark.parametrize("shape", [LONG, (2, 40, 3, 5, 7)], ids=str)
+def test_any_strides(shape: tuple[int, int, int, int, int]) -> None:
+    x = make(shape, resets=True).to(torch.float32)
     y, last = run(x, "scan")
     for change in (strided, lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)):
         found_y, found_last = run(x.map(change), "scan")
         assert torch.equal(found_y, y) and torch.equal(found_last, last)
     # channels of one wide projection, as a model has them
-    q, k, v = torch.cat([x.q, x.k, x.v], 2).split(x.v.shape[2], 2)
+    heads, d_key, d_value = x.v.shape[2], x.q.shape[3], x.v.shape[3]
+    wide = torch.cat([t.flatten(2) for t in (x.q, x.k, x.v)], 2)
+    parts = wide.split([heads * d_key, heads * d_key, heads * d_value], 2)
+    q, k, v = (t.unflatten(2, (heads, -1)) for t in parts)
     found_y, found_last = run(replace(x, q=q, k=k, v=v), "scan")
     assert torch.equal(found_y, y) and torch.equal(found_last, last)
 
@@ -136,8 +183,9 @@ def test_a_batch_of_nothing(sizes: tuple[int, int], mode: str) -> None:
     assert [g.shape for g in gradients] == [x.q.shape, x.v.shape, x.log_amplitude.shape]
 
 
-def test_the_number_of_threads_changes_no_bit() -> None:
-    x = make((3, 70, 200, 1, 1)).to(torch.float32)
+@pytest.mark.parametrize("shape", [(3, 70, 200, 1, 1), (1, 40, 1, 10, 70)], ids=str)
+def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int, int, int]) -> None:
+    x = make(shape).to(torch.float32)
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2, 5):
@@ -208,12 +256,16 @@ def test_less_than_a_byte_per_number_is_kept_for_the_backward_pass() -> None:
 
 
 def test_ten_thousand_calls_leak_nothing() -> None:
-    x = make((1, 64, 64, 1, 1)).to(torch.float32).map(lambda t: t.requires_grad_())
+    x, outer = (
+        make(shape).to(torch.float32).map(lambda t: t.requires_grad_())
+        for shape in ((1, 64, 64, 1, 1), (1, 8, 2, 32, 16))
+    )
 
     def calls(number: int) -> int:
-        for _ in range(number):
-            y, last = run(x, "scan")
-            torch.autograd.grad(y.sum() + last.real.sum(), [x.q, x.log_amplitude])
+        for n in range(number):
+            given = outer if n % 2 else x
+            y, last = run(given, "scan")
+            torch.autograd.grad(y.sum() + last.real.sum(), [given.q, given.log_amplitude])
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
 
     before = calls(500)
@@ -229,6 +281,12 @@ def test_torch_knows_the_operators(phase: str) -> None:
     state = torch.randn(2, 1 if angle is None else 2, 3, requires_grad=True)
     given = (q, k, v, amplitude, angle, state, None, True, False)
     torch.library.opcheck(operators.gate_loop, given)
+    outer = [
+        t[..., None].expand(*t.shape, 2).clone().requires_grad_() for t in (q, k, v, amplitude)
+    ]
+    phases = None if angle is None else outer[3].detach().clone().requires_grad_()
+    states = torch.randn(2, 3, 2, 2, 1 if angle is None else 2, requires_grad=True)
+    torch.library.opcheck(operators.outer_product, (*outer, phases, states, None, False, False))
     scan = (torch.rand(2, 20, 3), torch.randn(2, 20, 3), torch.zeros(2, 3), None, False)
     torch.library.opcheck(operators.linear_scan_, scan)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gateloop.recurrence.kernels import cpu, operators
 
-__all__ = ["available", "fuses", "gate_loop", "linear_scan_backward", "solve_", "solves", "without"]
+__all__ = ["available", "fused", "fuses", "linear_scan_backward", "solve_", "solves", "without"]
 
 _left_out = False
 
@@ -40,16 +40,39 @@ def _built(device: str, real: torch.dtype) -> bool:
 def fuses(
     q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, state: Tensor, complex_output: bool
 ) -> bool:
-    """Whether one kernel takes a recurrence whole: one number of state a head, real inputs."""
-    return (
-        q.shape[3] == v.shape[3] == 1
-        and not (complex_output or q.is_complex() or k.is_complex() or v.is_complex())
-        and state.is_complex() == (phase is not None)
-        and available(v.device.type, v.dtype)
-    )
+    """Whether one kernel takes a recurrence whole, from its gates to its read-out."""
+    if complex_output or v.is_complex() or not available(v.device.type, v.dtype):
+        return False
+    if q.shape[3] > 1 or v.shape[3] > 1:
+        return True
+    return not (q.is_complex() or k.is_complex()) and state.is_complex() == (phase is not None)
 
 
-def gate_loop(
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    *,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
+    heads, d_key = q.shape[2:]
+    amplitude = amplitude.expand(*amplitude.shape[:2], heads, d_key)
+    phase = None if phase is None else phase.expand(*phase.shape[:2], heads, d_key)
+    if d_key == v.shape[3] == 1:
+        return _max_headed(q, k, v, amplitude, phase, state, reset, logits, growth)
+    is_complex = state.is_complex()
+    planar = torch.view_as_real(state) if is_complex else state[..., None]
+    y, last, _ = operators.outer_product(q, k, v, amplitude, phase, planar, reset, logits, growth)
+    return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
+
+
+def _max_headed(
     q_BLH1: Tensor,
     k_BLH1: Tensor,
     v_BLH1: Tensor,
@@ -57,22 +80,17 @@ def gate_loop(
     phase: Tensor | None,
     state_BH11: Tensor,
     reset_BL: Tensor | None,
-    *,
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
-    heads = v_BLH1.shape[2]
-    gates = [
-        None if gate is None else gate.expand(*gate.shape[:2], heads, 1)[..., 0]
-        for gate in (amplitude, phase)
-    ]
-    state = state_BH11[:, None, :, 0, 0]
+    state = state_BH11.flatten(1)[:, None]
     if phase is not None:
         state = torch.cat([state.real, state.imag], dim=1)
     y, last, _ = operators.gate_loop(
-        q_BLH1[..., 0], k_BLH1[..., 0], v_BLH1[..., 0], *gates, state, reset_BL, logits, growth
-    )
+        *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1, amplitude)),
+        None if phase is None else phase.squeeze(-1),
+        state, reset_BL, logits, growth,
+    )  # fmt: skip
     if phase is not None:
         last = torch.complex(*last.unbind(1))[:, None]
     return y[..., None], last.transpose(1, 2)[..., None]

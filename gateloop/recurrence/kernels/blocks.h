@@ -29,7 +29,7 @@ ALWAYS_INLINE int64_t at(const Shape *s, int array, int64_t b, int64_t n)
 ALWAYS_INLINE void fetch(const REAL *from, int numbers)
 {
     for (int i = 0; i < numbers; i += LINE)
-        __builtin_prefetch(from + i, 0, 1);
+        __builtin_prefetch(from + i, 0, 2);
 }
 
 /* Blocks of a row: as few as give every thread as many of them as any other, or several. */

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 
+from gateloop.recurrence.memory import keep_freed_pages
+
 HERE = Path(__file__).parent
-SOURCES = ("gate_loop.c", "linear_scan.c")
+SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c")
 HEADERS = ("blocks.h", "gates.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -45,12 +47,15 @@ class CannotBuild(Exception):
 def library(real: torch.dtype) -> ctypes.CDLL | None:
     """The kernels for float32 or float64, built if need be; None, said once, where they cannot be.
 
-    GATELOOP_KERNELS=off leaves them out. Safe with several processes at once.
+    GATELOOP_KERNELS=off leaves them out. Safe with several processes at once. What is loaded tells
+    the allocator to keep freed pages, for else they would cost more than the kernels.
     """
     if os.environ.get("GATELOOP_KERNELS") == "off":
         return None
     try:
-        return ctypes.CDLL(str(built(REALS[real])))
+        kernels = ctypes.CDLL(str(built(REALS[real])))
+        keep_freed_pages()
+        return kernels
     except (CannotBuild, OSError) as error:
         print(
             f"gateloop: no C kernels ({error}); the recurrence runs in PyTorch, which is slower",

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from gateloop.recurrence.kernels.compiler import library
 
+TASKS = 8  # heads of sequences, or blocks of their values, that are worth sharing out
+LEAST_BLOCK = 16  # values
+
 LOGIT, LOG_AMPLITUDE, GROWING_LOG_AMPLITUDE = range(3)  # of gates.h
 
 
@@ -16,6 +19,14 @@ class Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "length", "channels", "repeat")),
         ("stride", ctypes.c_int64 * 12),
+    )
+
+
+class Head(ctypes.Structure):
+    _fields_ = (
+        ("of", Shape),
+        *((name, ctypes.c_int64) for name in ("d_key", "d_value", "blocks")),
+        *((n, ctypes.c_int) for n in ("q_parts", "k_parts", "parts", "gate", "threads")),
     )
 
 
@@ -147,6 +158,107 @@ def _gate_gradient(gate: Tensor, v: Tensor) -> Tensor:
     if gate.shape[1] == 1 < length:
         return v.new_zeros(batch, 1, channels)
     return v.new_empty(v.shape)
+
+
+def _outer_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    grad_y: Tensor | None,
+    parts: int,
+    logits: bool,
+    growth: bool,
+) -> Head:
+    batch, length, heads, d_value = v.shape
+    shape = _shape(torch.Size((batch, length, heads)), 1, q, k, v, amplitude, phase, grad_y)
+    # whatever the number of threads, so that it changes no bit
+    blocks = min(-(-TASKS // max(1, batch * heads)), -(-d_value // LEAST_BLOCK))
+    q_parts, k_parts = (2 if t.is_complex() else 1 for t in (q, k))
+    gate = _gate(logits, growth)
+    sizes = q.shape[3], d_value, blocks, q_parts, k_parts, parts
+    return Head(shape, *sizes, gate, torch.get_num_threads())
+
+
+def _rows(t: Tensor) -> Tensor:
+    """``t``, the two last axes of which are dense."""
+    dense = t.stride(3) == 1 and t.stride(2) == t.shape[3]
+    return t if dense else t.contiguous()
+
+
+def outer_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernels = _kernels(v.dtype)
+    q, k, v, amplitude = (_rows(t) for t in (q, k, v, amplitude))
+    phase = None if phase is None else _rows(phase)
+    state, reset = state.contiguous(), None if reset is None else reset.contiguous()
+    batch, length, heads, d_value = v.shape
+    d_key, group = q.shape[3], kernels.outer_product_group()
+    y, last = torch.zeros_like(v, memory_format=torch.contiguous_format), torch.empty_like(state)
+    chunks = -(-length // kernels.outer_product_chunk())
+    kept = v.new_empty(batch, heads, -(-d_key // group), chunks, d_value, 2, group)
+    head = _outer_product(q, k, v, amplitude, phase, None, state.shape[4], logits, growth)
+    kernels.outer_product_forward(
+        ctypes.byref(head),
+        ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, None, reset)))),
+        *(_pointer(t) for t in (state, y, last, kept)),
+    )
+    return y, last, kept
+
+
+def outer_product_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    kept: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    grad_y, q, k, v, amplitude = (_rows(t) for t in (grad_y, q, k, v, amplitude))
+    phase = None if phase is None else _rows(phase)
+    grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
+    head = _outer_product(q, k, v, amplitude, phase, grad_y, grad_last.shape[4], logits, growth)
+    size = (head.blocks, *v.shape[:3], q.shape[3])
+
+    def of(gate: Tensor) -> Tensor:
+        if gate.shape[1] == 1 < v.shape[1]:
+            return v.new_zeros(*size[:2], 1, *size[3:])
+        return v.new_empty(size)
+
+    grad_v, grad_state = v.new_zeros(v.shape), torch.empty_like(grad_last)
+    grad_q, grad_k = (t.new_empty(size) for t in (q, k))
+    grad_amplitude, grad_phase = of(amplitude), None if phase is None else of(phase)
+    gradients = (grad_q, grad_k, grad_v, grad_amplitude, grad_phase, grad_state)
+    fixed = [t is not None and t.shape[1] == 1 < v.shape[1] for t in (amplitude, phase)]
+    _kernels(v.dtype).outer_product_backward(
+        ctypes.byref(head),
+        ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, grad_y, reset)))),
+        _pointer(kept),
+        _pointer(grad_last),
+        ctypes.byref(Gradients(*(_at(t) for t in gradients), *fixed)),
+    )
+
+    def whole(terms: Tensor) -> Tensor:
+        return terms.sum(0) if head.blocks > 1 else terms[0]
+
+    by_phase = None if grad_phase is None else whole(grad_phase)
+    by_q, by_k, by_amplitude = (whole(t) for t in (grad_q, grad_k, grad_amplitude))
+    return by_q, by_k, grad_v, by_amplitude, by_phase, grad_state
 
 
 def linear_scan_(a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, reverse: bool) -> None:
