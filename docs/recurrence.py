@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
-from gateloop.recurrence import gated_linear_recurrence
+from gateloop.recurrence import gated_linear_recurrence, kernels
+
+PLAIN = "scan in PyTorch"
 
 MAX_HEADED = ((32, 128, 64, 1, 1), (4, 1024, 512, 1, 1), (1, 16384, 256, 1, 1))
 SMALL = ((4, 128, 64, 1, 1), (1, 512, 64, 1, 1))
@@ -52,6 +55,11 @@ def least(function: Callable[[], object], seconds: float = 1.0) -> float:
 
 
 def measure(shape: tuple[int, ...], mode: str, kind: str = "") -> str:
+    with kernels.without() if mode == PLAIN else nullcontext():
+        return timed(shape, "scan" if mode == PLAIN else mode, kind)
+
+
+def timed(shape: tuple[int, ...], mode: str, kind: str) -> str:
     """``kind``: amplitudes "by head", or all but v "constant", or as in the "LRU", where besides
     v and y are complex, and q and k are one."""
     batch, length, heads, d_key, d_value = shape
@@ -63,16 +71,12 @@ def measure(shape: tuple[int, ...], mode: str, kind: str = "") -> str:
         return torch.randn(size, generator=noise, dtype=dtype)
 
     size = (1, 1) if constant else (batch, length)
-    q, k = (normal(*size, heads, d_key, is_complex=constant) for _ in range(2))
-    if lru:
-        q = k = torch.ones(1, 1, heads, d_key)
+    q, k = (None if lru else normal(*size, heads, d_key, is_complex=constant) for _ in range(2))
     phase = normal(*size, heads, d_key)
     v = normal(batch, length, heads, d_value, is_complex=lru)
     logits = normal(*size, heads, 1 if kind == "by head" else d_key) + 3
     log_amplitude = torch.nn.functional.logsigmoid(logits)
-    inputs = [t.requires_grad_() for t in (v, log_amplitude, phase)]
-    if not lru:
-        inputs += [q.requires_grad_(), k.requires_grad_()]
+    inputs = [t.requires_grad_() for t in (v, log_amplitude, phase, q, k) if t is not None]
 
     def forward() -> torch.Tensor:
         return gated_linear_recurrence(
@@ -98,12 +102,12 @@ def table(shapes: tuple[tuple[int, ...], ...], modes: tuple[str, ...], kind: str
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    table(MAX_HEADED, ("recurrent", "scan"))
-    table(SMALL, ("recurrent", "scan", "chunkwise", "attention"))
-    table(OUTER, ("recurrent", "scan", "chunkwise"))
-    table(OUTER, ("scan", "chunkwise"), "by head")
-    table(S4D, ("scan", "convolution"), "constant")
-    table(LRU, ("scan", "convolution"), "LRU")
-    table(FEW_KEYS, ("scan", "convolution"), "constant")
-    table(SHORT, ("scan", "convolution"), "constant")
-    table(THREE_MODES, ("scan", "chunkwise", "convolution"), "constant")
+    table(MAX_HEADED, ("recurrent", "scan", PLAIN))
+    table(SMALL, ("recurrent", "scan", PLAIN, "chunkwise", "attention"))
+    table(OUTER, ("recurrent", "scan", PLAIN, "chunkwise"))
+    table(OUTER, ("scan", PLAIN, "chunkwise"), "by head")
+    table(S4D, ("scan", PLAIN, "convolution"), "constant")
+    table(LRU, ("scan", PLAIN, "convolution"), "LRU")
+    table(FEW_KEYS, ("scan", PLAIN, "convolution"), "constant")
+    table(SHORT, ("scan", PLAIN, "convolution"), "constant")
+    table(THREE_MODES, ("scan", PLAIN, "chunkwise", "convolution"), "constant")
