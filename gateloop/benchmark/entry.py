@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 from gateloop.benchmark.clock import Run, rounds
+
+NOT_INSTALLED = "not installed"
 
 
 class Role(Enum):
@@ -26,18 +29,28 @@ def absent(label: str, role: Role, why: str) -> dict[str, Any]:
     return {"label": label, "role": role.value, "state": why, "facts": {}}
 
 
-def installed(distribution: str) -> bool:
+def version(distribution: str) -> str | None:
+    """None where it is not installed."""
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
+
+
+def is_missing(distribution: str) -> bool:
+    """Whether a peer's distribution is not installed; our own may run from a mere checkout."""
+    return distribution != "gateloop" and version(distribution) is None
 
 
 def why_not(error: BaseException) -> str:
     """One line that says why a contestant does not run here."""
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"does not run here ({type(error).__name__}: {first[:160]})"
+    return f"does not run here ({type(error).__name__}: {without_paths(first)[:160]})"
+
+
+def without_paths(text: str) -> str:
+    """Records are published: they name no folder of the machine."""
+    return re.sub(r" ?\(?(?<![\w.])/[\w.-]+(/[\w.-]+)+\)?", "", text)
 
 
 def part(
@@ -65,5 +78,5 @@ def part(
     times = rounds(able, repeats, wait)
     for each in entries:
         if each["label"] in times:
-            each["seconds"] = times[each["label"]]
+            each["seconds"] = [None if t is None else round(t, 9) for t in times[each["label"]]]
     return {"title": title, **facts, "entries": entries}

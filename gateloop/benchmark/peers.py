@@ -33,9 +33,7 @@ def lucidrains_scan(a: Tensor, x: Tensor) -> Tensor:
     return associative_scan(binary_operator, (a, x))[1]
 
 
-def lucidrains_simplified(
-    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor
-) -> Tensor:
+def lucidrains_simplified(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """simplified_gate_loop.gate_loop_operator, whose layer has real gates, with complex ones."""
     from gateloop_transformer.simplified_gate_loop import gate_loop_operator
 
@@ -43,9 +41,7 @@ def lucidrains_simplified(
     return gate_loop_operator(q, (k * v).to(a.dtype), a)[0].real.to(q.dtype)
 
 
-def lucidrains_max_headed(
-    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor
-) -> Tensor:
+def lucidrains_max_headed(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """gateloop_transformer.gate_loop_operator with a head for each channel, its layer's default."""
     y = lucidrains_heads(*(t[..., None] for t in (q, k, v, alpha, beta)))
     return y[..., 0]
@@ -71,9 +67,7 @@ def lucidrains_heads(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tenso
 def torch_scan(a: Tensor, x: Tensor) -> Tensor:
     from torch._higher_order_ops.associative_scan import associative_scan
 
-    def combine(
-        left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def combine(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return left[0] * right[0], right[0] * left[1] + right[1]
 
     return associative_scan(combine, (a, x), dim=1, combine_mode="generic")[1]
@@ -158,6 +152,8 @@ def jax_calls(kind: str, scan: str, problem: Problem) -> Calls:
     forward, both = jax.jit(function), jax.jit(pulled)
 
     def results() -> list[Tensor]:
-        return [torch.from_dlpack(t) for t in jax.block_until_ready(both(inputs, gradient))]
+        return [
+            torch.utils.dlpack.from_dlpack(t) for t in jax.block_until_ready(both(inputs, gradient))
+        ]
 
     return Calls(lambda: jax.block_until_ready(forward(*inputs)), results)

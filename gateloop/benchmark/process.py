@@ -54,6 +54,10 @@ def main() -> None:
     cell = Cell.from_json(json.load(sys.stdin))
     limit_threads(cell.threads)
     outcome = measure(cell)
+    if cell.device == "cuda":
+        import torch
+
+        outcome["accelerator"] = torch.cuda.get_device_name()
     outcome["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(outcome))
 

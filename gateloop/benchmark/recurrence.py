@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import gateloop.recurrence as own
 from gateloop.benchmark import peers
 from gateloop.benchmark.cell import Cell
 from gateloop.benchmark.clock import Run, rounds
-from gateloop.benchmark.entry import Role, absent, entry, installed, part, why_not
+from gateloop.benchmark.entry import NOT_INSTALLED, Role, absent, entry, is_missing, part, why_not
 from gateloop.benchmark.problem import Calls, Problem, copy, problem, torch_calls
-from gateloop.recurrence import gate_loop
 
 FORWARD, BOTH = "forward", "forward + backward"
 COPY = "copy of as many bytes"
-OURS = {"linear_scan": "linear_scan", "outer": "gate_loop, chunkwise"}
+OURS = {"linear_scan": "linear_scan", "outer": "gate_loop (chunkwise)"}
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 # What is not to be there while ours is timed alone.
 WATCHED = ("hydra", "pytorch_lightning", "gateloop.models", "jax", "gateloop_transformer", "fla")
@@ -46,7 +46,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     dtype = "float32" if kind == "linear_scan" else dtype
     wait = torch.cuda.synchronize if cell.device == "cuda" else lambda: None
     given = problem(kind, cell.sizes, cell.device, dtype)
-    ours = OURS.get(kind, "gate_loop, auto")
+    ours = OURS.get(kind, "gate_loop (auto)")
 
     loaded = [name for name in WATCHED if name in sys.modules]
     main = next(each for each in contestants(kind) if each.label == ours)
@@ -120,9 +120,9 @@ def _max_headed() -> list[Contestant]:
 
     lucidrains, peer = "gateloop-transformer", Role.peer
     return [
-        Contestant("gate_loop, auto", Role.ours, of(partial(_gate_loop, "auto"))),
-        Contestant("gate_loop, scan", Role.ours, of(partial(_gate_loop, "scan"))),
-        Contestant("gate_loop, recurrent", Role.loop, of(partial(_gate_loop, "recurrent"))),
+        Contestant("gate_loop (auto)", Role.ours, of(partial(_gate_loop, "auto"))),
+        Contestant("gate_loop (scan)", Role.ours, of(partial(_gate_loop, "scan"))),
+        Contestant("gate_loop (recurrent)", Role.loop, of(partial(_gate_loop, "recurrent"))),
         Contestant("eager gates, step loop", Role.loop, gates_and(peers.step_loop)),
         Contestant(
             "eager gates, lucidrains' associative_scan",
@@ -167,9 +167,7 @@ def _linear_scan() -> list[Contestant]:
             "jax.lax.associative_scan", peer, _jax("linear_scan", "associative_scan"), "jax"
         ),
         Contestant("jax.lax.scan", peer, _jax("linear_scan", "scan"), "jax"),
-        Contestant(
-            "accelerated-scan (GPU)", peer, of(peers.accelerated_scan), "accelerated-scan"
-        ),
+        Contestant("accelerated-scan (GPU)", peer, of(peers.accelerated_scan), "accelerated-scan"),
     ]
 
 
@@ -178,11 +176,11 @@ def _outer() -> list[Contestant]:
         return partial(torch_calls, partial(_gate_loop_heads, name))
 
     return [
-        Contestant("gate_loop, chunkwise", Role.ours, mode("chunkwise")),
-        Contestant("gate_loop, auto", Role.ours, mode("auto")),
-        Contestant("gate_loop, scan", Role.ours, mode("scan")),
-        Contestant("gate_loop, attention", Role.ours, mode("attention")),
-        Contestant("gate_loop, recurrent (the step loop)", Role.loop, mode("recurrent")),
+        Contestant("gate_loop (chunkwise)", Role.ours, mode("chunkwise")),
+        Contestant("gate_loop (auto)", Role.ours, mode("auto")),
+        Contestant("gate_loop (scan)", Role.ours, mode("scan")),
+        Contestant("gate_loop (attention)", Role.ours, mode("attention")),
+        Contestant("gate_loop (recurrent, the step loop)", Role.loop, mode("recurrent")),
         Contestant(
             "lucidrains' gate_loop_operator",
             Role.peer, partial(torch_calls, peers.lucidrains_heads), "gateloop-transformer",
@@ -194,21 +192,20 @@ def _outer() -> list[Contestant]:
     ]  # fmt: skip
 
 
-def _gate_loop(
-    mode: str, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor
-) -> Tensor:
+def _gate_loop(mode: str, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     heads = (t[..., None] for t in (q, k, v, alpha, beta))
-    return gate_loop(*heads, mode=mode)[0][..., 0]
+    return own.gate_loop(*heads, mode=mode)[0][..., 0]
 
 
 def _gate_loop_heads(mode: str, *inputs: Tensor) -> Tensor:
-    return gate_loop(*inputs, mode=mode)[0]
+    return own.gate_loop(*inputs, mode=mode)[0]
 
 
 def _own_scan(given: Problem) -> Calls:
-    from gateloop.recurrence import linear_scan
-
-    return torch_calls(linear_scan, given)
+    scan = getattr(own, "linear_scan", None)
+    if scan is None:
+        raise ImportError("gateloop.recurrence has no linear_scan yet")
+    return torch_calls(scan, given)
 
 
 def _jax(kind: str, scan: str) -> Callable[[Problem], Calls]:
@@ -234,8 +231,8 @@ def _tried(
 ) -> tuple[str | None, float | None]:
     """Why it takes no part, or None; and how far its results on a small problem are from exact,
     relative to the largest of each result and gradient."""
-    if not installed(each.package):
-        return "not installed", None
+    if is_missing(each.package):
+        return NOT_INSTALLED, None
     try:
         found = each.calls(small).both()
         if not each.same:
@@ -246,7 +243,7 @@ def _tried(
         )
     except Exception as fault:
         return why_not(fault), None
-    most = TOLERANCE[small.inputs[0].dtype if small.inputs[0].is_floating_point() else torch.float32]
+    most = TOLERANCE.get(small.inputs[0].dtype, TOLERANCE[torch.float32])
     if not error <= most:
         return f"wrong: its result or gradient is off by {error:.0e}", None
     return None, error
