@@ -55,8 +55,19 @@ def _missing(what: What, device: str) -> list[str]:
     if (what, device) == (What.tokenize, "cuda"):
         return ["Tokenisers run on the CPU."]
     cells = plan(what, device, threads=1, repeats=1, quick=False, settings={})
-    titles = list(dict.fromkeys(escaped(cell.title) for cell in cells))
+    titles = list(dict.fromkeys(_planned(cell) for cell in cells))
     return [grid([["", "time"], *([title, NOT_MEASURED] for title in titles)])]
+
+
+def _planned(cell: Cell) -> str:
+    """A cell as it is named where nothing is measured; one for all of its lengths."""
+    kind = KINDS.get(cell.kind, cell.kind)
+    sizes = cell.sizes
+    if cell.kind == "by_length":
+        sizes = {name: size for name, size in sizes.items() if name != "length"}
+    settings = cell.title.partition(": ")[2].split(", ")[len(cell.sizes) :]
+    shown = [f"{name} {size:,}" for name, size in sizes.items()]
+    return f"{kind}: {escaped(', '.join([*shown, *settings]))}"
 
 
 def _measured(what: What, record: Record) -> list[str]:
@@ -109,12 +120,12 @@ def _recurrence(kind: str, outcomes: list[Any]) -> list[str]:
         cell = Cell.from_json(outcome["cell"])
         sizes = cell.title.partition(": ")[2]
         blocks.append(f"**{KINDS[kind]}**: {escaped(sizes)}; allocator {cell.allocator}")
-        blocks.append(comparison(outcome["parts"]))
+        blocks += comparison(outcome["parts"])
         blocks += _alone(outcome)
     return blocks
 
 
-def comparison(parts: list[Any]) -> str:
+def comparison(parts: list[Any]) -> list[str]:
     """A row for each contestant, three columns for each part: time, × ours, × the copy."""
     head = [""]
     rows: dict[str, list[str]] = {}
@@ -123,6 +134,8 @@ def comparison(parts: list[Any]) -> str:
         head += [f"{part['title']}, ms", "× ours", *(["× copy"] if limited else [])]
         seconds = seconds_by_label(part)
         for entry in part["entries"]:
+            if entry["label"] not in _shown(parts):
+                continue
             row = rows.setdefault(entry["label"], [escaped(entry["label"])])
             times = seconds.get(entry["label"])
             if times is None:
@@ -130,7 +143,29 @@ def comparison(parts: list[Any]) -> str:
                 continue
             row += [milliseconds(times), _ratio(times, seconds.get(part["reference"]))]
             row += [_ratio(times, seconds.get(part["limit"]))] if limited else []
-    return grid([head, *rows.values()])
+    return [grid([head, *rows.values()]), *_absent(parts)]
+
+
+def _shown(parts: list[Any]) -> set[str]:
+    """The contestants that have a time in any of the parts."""
+    return {label for part in parts for label in seconds_by_label(part)}
+
+
+def _absent(parts: list[Any]) -> list[str]:
+    """A line for each reason for which contestants have no row: none is dropped silently."""
+    shown = _shown(parts)
+    by_state: dict[str, list[str]] = {}
+    for part in parts:
+        for entry in part["entries"]:
+            labels = by_state.setdefault(entry["state"], [])
+            if entry["label"] not in (*shown, *labels):
+                labels.append(entry["label"])
+    lines = [
+        f"- {escaped(state)}: {escaped('; '.join(labels))}"
+        for state, labels in by_state.items()
+        if labels
+    ]
+    return ["\n".join(lines)] if lines else []
 
 
 def _alone(outcome: Any) -> list[str]:
@@ -143,7 +178,7 @@ def _alone(outcome: Any) -> list[str]:
     if not found:
         return []
     loaded = outcome.get("imported_before_ours")
-    before = f"after {', '.join(loaded)}" if loaded else "before anything else was imported"
+    before = f"after {', '.join(loaded)}" if loaded else "before any peer was imported"
     return [f"Ours alone, {before}: {'; '.join(found)}."]
 
 
@@ -155,6 +190,8 @@ def _by_length(outcomes: list[Any]) -> list[str]:
         parts = [outcome["parts"][place] for outcome in outcomes]
         rows = [[first["title"], *(f"{length:,}" for length in lengths)]]
         for entry in first["entries"]:
+            if entry["label"] not in _shown(parts):
+                continue
             row = [escaped(entry["label"])]
             for part in parts:
                 times = seconds_by_label(part).get(entry["label"])
@@ -169,7 +206,7 @@ def _by_length(outcomes: list[Any]) -> list[str]:
             shown = [f"{each / per_token[0]:.2f}" if each else "" for each in per_token]
             rows.append([f"ours per token, × that at {lengths[0]:,}", *shown])
         blocks.append(grid(rows))
-    return blocks
+    return blocks + _absent([part for outcome in outcomes for part in outcome["parts"]])
 
 
 def _constant(outcomes: list[Any]) -> str:
@@ -192,14 +229,14 @@ def _step(kind: str, outcomes: list[Any]) -> list[str]:
         for entry in part["entries"]:
             times = entry.get("seconds")
             if times is None:
-                rows.append([escaped(entry["label"]), "", escaped(entry["state"]), "", ""])
                 continue
             found = spread(times)
             rate = f"{tokens / found.median:,.0f}" if found else ""
             parameters = f"{entry['facts']['parameters']:,}"
             rows.append([escaped(entry["label"]), parameters, milliseconds(times),
                          _ratio(times, ours), rate])  # fmt: skip
-        blocks += [f"**{escaped(cell.title.partition(': ')[2])}**", grid(rows)]
+        sizes = escaped(cell.title.partition(": ")[2])
+        blocks += [f"**{sizes}**; allocator {cell.allocator}", grid(rows), *_absent([part])]
         without = ratio(_of(part, f"{part['reference']} without head and loss"), ours)
         if without is not None:
             blocks.append(f"Head and loss take {1 - without:.0%} of {part['reference']}'s step.")
@@ -269,7 +306,6 @@ def _tokenize(_: str, outcomes: list[Any]) -> list[str]:
         for entry in part["entries"]:
             found, facts = spread(entry.get("seconds", [])), entry["facts"]
             if found is None:
-                rows.append([escaped(entry["label"]), "", escaped(entry["state"]), "", "", ""])
                 continue
             rows.append([
                 escaped(entry["label"]),
@@ -281,7 +317,7 @@ def _tokenize(_: str, outcomes: list[Any]) -> list[str]:
             ])  # fmt: skip
         settings = outcome["cell"]["settings"]
         text = "a given text" if settings.get("text") else "a generated text"
-        blocks += [f"On {text}", grid(rows)]
+        blocks += [f"On {text}", grid(rows), *_absent([part])]
     return blocks
 
 

@@ -38,10 +38,10 @@ def measure(cell: Cell) -> dict[str, Any]:
     wait = torch.cuda.synchronize if cell.device == "cuda" else lambda: None
     makers: dict[str, tuple[Role, str, Callable[..., tuple[Run, int]]]] = {
         OURS: (Role.ours, "gateloop", ours("gateloop")),
-        HEADLESS: (Role.ours, "gateloop", ours("gateloop", head=False)),
     }
     if cell.kind == "models":
         makers |= {
+            HEADLESS: (Role.ours, "gateloop", ours("gateloop", head=False)),
             TRANSFORMER: (Role.peer, "gateloop", ours("transformer")),
             "lucidrains' Transformer": (Role.peer, "gateloop-transformer", lucidrains(True)),
             "lucidrains' Transformer, nothing recomputed": (

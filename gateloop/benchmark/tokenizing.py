@@ -10,7 +10,7 @@ from typing import Any
 
 from gateloop.benchmark.cell import Cell
 from gateloop.benchmark.clock import Run
-from gateloop.benchmark.entry import Role, absent, entry, part
+from gateloop.benchmark.entry import Role, absent, entry, part, without_paths
 from gateloop.config import TextConfig
 from gateloop.data.cache import cache_folder
 from gateloop.data.corpus import Corpus, describe
@@ -42,7 +42,8 @@ def _measure(cell: Cell, folder: Path) -> dict[str, Any]:
             tokenizer = _tokenizer(name, cell, corpus, folder)
             tokens = len(tokenizer.encode(text))
         except InputError as error:
-            entries.append(absent(name.value, Role.ours, f"not available ({error})"))
+            why = "needs GPT-2's files: give --gpt2" if name is TokenizerName.gpt2 else str(error)
+            entries.append(absent(name.value, Role.ours, without_paths(why)))
             continue
         runs[name.value] = _encoding(tokenizer, text)
         facts = {"tokens": tokens, "bytes": len(text.encode()), "vocabulary": tokenizer.size}
