@@ -137,7 +137,8 @@ def jax_calls(kind: str, scan: str, problem: Problem) -> Calls:
     states = associative if scan == "associative_scan" else sequential
 
     def operator(q: Any, k: Any, v: Any, alpha: Any, beta: Any) -> Any:
-        a = jax.nn.sigmoid(alpha) * jnp.exp(1j * beta)
+        amplitude = jax.nn.sigmoid(alpha)
+        a = jax.lax.complex(amplitude * jnp.cos(beta), amplitude * jnp.sin(beta))
         return q * states(a, (k * v).astype(a.dtype)).real
 
     function = states if kind == "linear_scan" else operator

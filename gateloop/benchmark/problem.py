@@ -105,7 +105,7 @@ def torch_calls(function: Callable[..., Tensor], problem: Problem) -> Calls:
         gradients = torch.autograd.grad(
             result, problem.inputs, problem.gradient.to(result.dtype), allow_unused=True
         )
-        return [result, *(g for g in gradients if g is not None)]
+        return [result.detach(), *(g for g in gradients if g is not None)]
 
     return Calls(forward, both)
 

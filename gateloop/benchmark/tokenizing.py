@@ -42,7 +42,11 @@ def _measure(cell: Cell, folder: Path) -> dict[str, Any]:
             tokenizer = _tokenizer(name, cell, corpus, folder)
             tokens = len(tokenizer.encode(text))
         except InputError as error:
-            why = "needs GPT-2's files: give --gpt2" if name is TokenizerName.gpt2 else str(error)
+            why = (
+                "not available without GPT-2's files (--gpt2)"
+                if name is TokenizerName.gpt2
+                else str(error)
+            )
             entries.append(absent(name.value, Role.ours, without_paths(why)))
             continue
         runs[name.value] = _encoding(tokenizer, text)
