@@ -21,8 +21,6 @@ def rounds(
     None where a contestant that is slow has stopped taking part: the rounds of all the others stay
     paired. ``wait`` returns when the device has nothing left to do.
     """
-    for run in runs.values():
-        _warm(run, wait)
     labels = list(runs)
     times: dict[str, list[float | None]] = {label: [] for label in labels}
     gc.collect()
@@ -53,8 +51,8 @@ def once(run: Run, wait: Callable[[], object]) -> float:
     return seconds
 
 
-def _warm(run: Run, wait: Callable[[], object]) -> None:
-    """What is compiled or built at the first call is so before the rounds; a second call warms
-    caches, where the first one's did not take long anyway."""
+def warm(run: Run, wait: Callable[[], object]) -> None:
+    """To be called before the rounds, so that what is compiled or built at the first call is not in
+    them; a second call warms caches, where the first did not take long anyway."""
     if once(run, wait) < PATIENCE / 10:
         once(run, wait)

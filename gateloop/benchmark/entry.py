@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from gateloop.benchmark.clock import Run, rounds
+from gateloop.benchmark.clock import Run, rounds, warm
 
 NOT_INSTALLED = "not installed"
 
@@ -70,8 +70,7 @@ def part(
         if each["state"] != "measured":
             continue
         try:
-            runs[each["label"]]()
-            wait()
+            warm(runs[each["label"]], wait)
         except Exception as error:  # whatever a peer raises, most likely out of memory
             each["state"] = why_not(error)
     able = {e["label"]: runs[e["label"]] for e in entries if e["state"] == "measured"}

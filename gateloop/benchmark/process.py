@@ -18,8 +18,8 @@ from gateloop.benchmark.cell import Cell, What
 def limit_threads(threads: int) -> None:
     """As many threads for every library: each asks how many cores the process may use."""
     if hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, allowed[:threads])
+        allowed = sorted(os.sched_getaffinity(0))[:threads]
+        os.sched_setaffinity(0, allowed)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import gateloop.recurrence as own
 from gateloop.benchmark import peers
 from gateloop.benchmark.cell import Cell
-from gateloop.benchmark.clock import Run, rounds
+from gateloop.benchmark.clock import Run, rounds, warm
 from gateloop.benchmark.entry import NOT_INSTALLED, Role, absent, entry, is_missing, part, why_not
 from gateloop.benchmark.problem import Calls, Problem, copy, problem, torch_calls
 
@@ -103,10 +103,12 @@ def _alone(
         calls = main.calls(given)
     except ImportError:
         return {}
-    return {
-        FORWARD: rounds({main.label: calls.forward}, cell.repeats, wait),
-        BOTH: rounds({main.label: calls.both}, cell.repeats, wait),
-    }
+    found = {}
+    runs: dict[str, Run] = {FORWARD: calls.forward, BOTH: calls.both}
+    for title, run in runs.items():
+        warm(run, wait)
+        found[title] = rounds({main.label: run}, cell.repeats, wait)
+    return found
 
 
 def contestants(kind: str) -> list[Contestant]:

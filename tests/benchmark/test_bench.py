@@ -39,7 +39,7 @@ from gateloop.errors import InputError
 )
 def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        bench.main(arguments)
+        bench.check(bench.parse(arguments))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -56,10 +56,10 @@ def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
         bench.parse(["--text", str(tmp_path)])
 
 
-def test_no_cuda_device_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_cuda_device_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="torch finds no CUDA device; take --device cpu"):
-        bench.main(["--device", "cuda", "--out", str(tmp_path)])
+        bench.check(bench.parse(["--device", "cuda"]))
 
 
 def test_cells_survive_json() -> None:
