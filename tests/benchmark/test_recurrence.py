@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from gateloop.benchmark import recurrence
+from gateloop.benchmark import peers, recurrence
 from gateloop.benchmark.cell import Cell, What
 from gateloop.benchmark.entry import NOT_INSTALLED, Role, is_missing
 from gateloop.benchmark.problem import copy, problem, torch_calls
@@ -107,3 +107,18 @@ process.main()
     outcome = json.loads(done.stdout)
     assert outcome["imported_before_ours"] == []
     assert outcome["peak_MiB"] > 0
+
+
+def test_linear_scan_takes_part_where_this_version_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def linear_scan(a: torch.Tensor, x: torch.Tensor, state: None = None) -> torch.Tensor:
+        return peers.step_loop(a, x)
+
+    monkeypatch.setattr(recurrence.own, "linear_scan", linear_scan, raising=False)
+    for part in recurrence.measure(cell("linear_scan"))["parts"]:
+        assert part["reference"] == "linear_scan"
+        assert len(part["alone"]["linear_scan"]) == 2
+        assert part["entries"][0]["state"] == "measured"
+    monkeypatch.delattr(recurrence.own, "linear_scan")
+    (part, _) = recurrence.measure(cell("linear_scan"))["parts"]
+    assert part["alone"] == {}
+    assert part["entries"][0]["state"].startswith("does not run here (ImportError: ")
