@@ -33,7 +33,7 @@ from gateloop.compose import compose
 from gateloop.models import build
 from gateloop.models.size import count
 from gateloop.registry import MODELS
-from gateloop.training.memory import keep_freed_pages
+from gateloop.recurrence.memory import keep_freed_pages
 from gateloop.training.module import token_losses
 from gateloop.training.optimizer import make_optimizer
 from gateloop.training.provenance import current_commit
