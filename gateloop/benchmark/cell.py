@@ -31,8 +31,12 @@ class What(Enum):
 
 @dataclass(frozen=True)
 class Cell:
-    """``kind``: which problem of the benchmark; ``sizes``: its shape; ``allocator``: ``default``
-    leaves the C library's as the process found it, ``tuned`` sets it as a training run does."""
+    """``kind``: which problem of the benchmark; ``sizes``: its shape.
+
+    ``allocator``: under ``default`` the C library's is as the process finds it and as
+    gateloop.recurrence, once used, sets it for all; ``untouched`` forbids that; ``tuned`` sets it
+    at the start, as a training run does.
+    """
 
     what: What
     kind: str
@@ -86,7 +90,7 @@ def plan(
 def _recurrence(cuda: bool, quick: bool, _: dict[str, Any]) -> list[dict[str, Any]]:
     shapes = [(4, 1024, 512), (1, 16384, 256)]
     outer = {"batch": 1, "length": 1024, "heads": 4, "d_key": 64, "d_value": 64}
-    lengths, channels, dtypes, allocators = LENGTHS, 256, ["float32"], ["default", "tuned"]
+    lengths, channels, dtypes, allocators = LENGTHS, 256, ["float32"], ["default", "untouched"]
     if cuda:  # torch has an allocator of its own there
         shapes, channels = [(8, 4096, 1024), *shapes], 1024
         dtypes, allocators = ["float32", "bfloat16"], ["default"]

@@ -104,6 +104,7 @@ def _provenance(record: Record) -> str:
         f"commit {commit}",
         f"{record['repeats']} rounds",
         *peers,
+        *(f"{name}={value}" for name, value in record["environment"].items()),
     ]
     command = " ".join(record["command"])
     return f"{escaped('; '.join(str(part) for part in parts))}\n\n    {command}"
@@ -126,12 +127,16 @@ def _recurrence(kind: str, outcomes: list[Any]) -> list[str]:
 
 
 def comparison(parts: list[Any]) -> list[str]:
-    """A row for each contestant, three columns for each part: time, × ours, × the copy."""
+    """A row for each contestant, three columns for each part: time, × ours, × the copy or loop."""
     head = [""]
     rows: dict[str, list[str]] = {}
     for part in parts:
         limited = "limit" in part
-        head += [f"{part['title']}, ms", "× ours", *(["× copy"] if limited else [])]
+        head += [
+            f"{part['title']}, ms",
+            "× ours",
+            *([f"× {part['limit_name']}"] if limited else []),
+        ]
         seconds = seconds_by_label(part)
         for entry in part["entries"]:
             if entry["label"] not in _shown(parts):

@@ -29,12 +29,14 @@ def measure(cell: Cell) -> dict[str, Any]:
         from gateloop.benchmark import tokenizing
 
         return tokenizing.measure(cell)
+    if cell.allocator == "untouched":
+        os.environ["GATELOOP_KEEP_PAGES"] = "off"
     import torch
 
     torch.set_num_threads(cell.threads)
     torch.manual_seed(0)
     if cell.allocator == "tuned":
-        from gateloop.training.memory import keep_freed_pages
+        from gateloop.recurrence.memory import keep_freed_pages
 
         keep_freed_pages()
     if cell.what is What.recurrence:

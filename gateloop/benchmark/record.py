@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateloop.files import clear_disk_errors, write_json_atomic
 from gateloop.training.provenance import session
 
 PEERS = ("gateloop-transformer", "jax", "accelerated-scan", "flash-linear-attention")
+SWITCHES = ("GATELOOP_KERNELS", "GATELOOP_KEEP_PAGES")  # which the recurrence listens to
 DEVICES = ("cpu", "cuda")
 _KEPT = ("commit", "dirty", "python", "packages", "platform", "processor", "cores")
 
@@ -31,6 +33,7 @@ def make(
         "command": command,
         **options,
         **{name: facts[name] for name in _KEPT},
+        "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
         "peers": {name: version(name) for name in PEERS},
         "cells": [_with_statistics(_published(outcome)) for outcome in outcomes],
     }

@@ -20,7 +20,8 @@ from gateloop.benchmark.problem import Calls, Problem, copy, problem, torch_call
 
 FORWARD, BOTH = "forward", "forward + backward"
 COPY = "copy of as many bytes"
-OURS = {"linear_scan": "linear_scan", "outer": "gate_loop (chunkwise)"}
+OURS = {"linear_scan": "linear_scan"}
+LOOP = "gate_loop (recurrent, the step loop)"
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
 # What is not to be there while ours is timed alone.
 WATCHED = ("hydra", "pytorch_lightning", "gateloop.models", "jax", "gateloop_transformer", "fla")
@@ -78,11 +79,13 @@ def measure(cell: Cell) -> dict[str, Any]:
         runs: dict[str, Run] = {
             label: made.forward if title == FORWARD else made.both for label, made in calls.items()
         }
-        listed, facts = list(entries), {}
+        listed, facts = list(entries), dict[str, str]()
         if moved:
             runs[COPY] = copy(moved, cell.device)
             listed.append(entry(COPY, Role.limit, bytes=moved))
-            facts["limit"] = COPY
+            facts = {"limit": COPY, "limit_name": "copy"}
+        elif LOOP in runs:  # work, not memory, is the limit
+            facts = {"limit": LOOP, "limit_name": "step loop"}
         done = part(title, listed, runs, cell.repeats, wait, reference=ours, **facts)
         parts.append({**done, "alone": alone.get(title, {})})
     return {"imported_before_ours": loaded, "parts": parts}
@@ -187,7 +190,7 @@ def _outer() -> list[Contestant]:
         Contestant("gate_loop (auto)", Role.ours, mode("auto")),
         Contestant("gate_loop (scan)", Role.ours, mode("scan")),
         Contestant("gate_loop (attention)", Role.ours, mode("attention")),
-        Contestant("gate_loop (recurrent, the step loop)", Role.loop, mode("recurrent")),
+        Contestant(LOOP, Role.loop, mode("recurrent")),
         Contestant(
             "lucidrains' gate_loop_operator",
             Role.peer, partial(torch_calls, peers.lucidrains_heads), "gateloop-transformer",

@@ -41,6 +41,7 @@ def record(what: What, *outcomes: dict[str, Any], device: str = "cpu") -> Record
         "packages": {"torch": "2.13.0"},
         "processor": "a processor",
         "cores": 4,
+        "environment": {"GATELOOP_KERNELS": "off"},
         "peers": {"jax": "0.10.2", "accelerated-scan": None},
         "cells": list(outcomes),
     }
@@ -58,6 +59,7 @@ def records() -> dict[tuple[What, str], Record]:
             entry("gone", "not installed"),
             entry("copy", copied, "limit"),
             limit="copy",
+            limit_name="copy",
             alone={"ours": [0.001, 0.001, 0.001]},
         )
         for title in ("forward", "forward + backward")

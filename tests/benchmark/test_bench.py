@@ -73,7 +73,7 @@ def test_the_full_plan_has_the_promised_shapes() -> None:
     cells = plan(What.recurrence, "cpu", 2, 3, False, {})
     shapes = {(c.kind, *c.sizes.values(), c.allocator) for c in cells}
     for kind in ("max_headed", "linear_scan"):
-        for allocator in ("default", "tuned"):
+        for allocator in ("default", "untouched"):
             assert {
                 (kind, 4, 1024, 512, allocator),
                 (kind, 1, 16384, 256, allocator),
