@@ -32,8 +32,8 @@ LAYERS = [
     {"command", "compose", "forecast", "generate", "help", "launching", "loading", "run"},
     {"experiment"},
     {"table"},
-    {"sweeping"},
-    {"inspect", "reproduce", "sweep", "tables"},
+    {"sweeping", "benchmark"},
+    {"bench", "inspect", "reproduce", "sweep", "tables"},
 ]
 EXPERIMENTS = {"experiment", "table", "sweeping", "reproduce", "sweep", "tables"}
 APART = {"models", "data"}
@@ -42,8 +42,12 @@ NO_TORCH = LAYERS[0] | LAYERS[1] | {"data", "command", "compose", "help", "launc
 NO_LIGHTNING = {unit for rank in range(RANK["training"]) for unit in LAYERS[rank]}
 NO_HYDRA = {unit for rank in range(RANK["compose"]) for unit in LAYERS[rank]}
 OPTIONAL = {
+    "accelerated_scan",
     "datasets",
+    "fla",
+    "gateloop_transformer",
     "huggingface_hub",
+    "jax",
     "matplotlib",
     "optuna",
     "pandas",
@@ -58,6 +62,7 @@ OPTIONAL = {
 # imported for a command line's check, for --help, or to skip a finished run
 LIGHT = [
     "gateloop",
+    "gateloop.bench",
     "gateloop.compose",
     "gateloop.data",
     "gateloop.generate",

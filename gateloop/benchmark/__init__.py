@@ -1,0 +1,1 @@
+"""What ``python -m gateloop.bench`` measures, how it pairs the times, and the page it writes."""

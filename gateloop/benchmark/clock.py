@@ -1,0 +1,58 @@
+"""Times of several contestants, taken by turns, so that whatever slows the machine slows all."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+PATIENCE = 30.0  # seconds that one contestant may take in all, once it has its fewest rounds
+FEWEST = 3
+
+Run = Callable[[], object]
+
+
+def rounds(
+    runs: dict[str, Run], repeats: int, wait: Callable[[], object] = lambda: None
+) -> dict[str, list[float | None]]:
+    """Seconds of one call of each contestant in each of ``repeats`` rounds.
+
+    The round begins with another contestant each time, so that none always follows the same one.
+    None where a contestant that is slow has stopped taking part: the rounds of all the others stay
+    paired. ``wait`` returns when the device has nothing left to do.
+    """
+    labels = list(runs)
+    times: dict[str, list[float | None]] = {label: [] for label in labels}
+    gc.collect()
+    gc.freeze()  # what stands by now; else each collection below would look through all of torch
+    gc.disable()
+    try:
+        for number in range(repeats):
+            gc.collect()
+            first = number % len(labels) if labels else 0
+            for label in labels[first:] + labels[:first]:
+                taken = [seconds for seconds in times[label] if seconds is not None]
+                tired = len(taken) >= FEWEST and sum(taken) > PATIENCE
+                times[label].append(None if tired else once(runs[label], wait))
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return times
+
+
+def once(run: Run, wait: Callable[[], object]) -> float:
+    """Seconds of a call until the device is done; letting go of what it returns is not counted."""
+    wait()
+    start = time.perf_counter()
+    result = run()
+    wait()
+    seconds = time.perf_counter() - start
+    del result
+    return seconds
+
+
+def warm(run: Run, wait: Callable[[], object]) -> None:
+    """To be called before the rounds, so that what is compiled or built at the first call is not in
+    them; a second call warms caches, where the first did not take long anyway."""
+    if once(run, wait) < PATIENCE / 10:
+        once(run, wait)

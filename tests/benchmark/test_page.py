@@ -1,0 +1,77 @@
+"""The page and the plot, from records made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gateloop.benchmark import record
+from gateloop.benchmark.cell import What
+from gateloop.benchmark.page import number, page
+from gateloop.benchmark.picture import NAME, pictures
+from gateloop.errors import InputError
+from tests.benchmark import small
+
+GOLDEN = Path(__file__).with_name("golden") / "README.md"
+
+
+def test_the_page_is_the_golden_one() -> None:
+    assert page(small.records(), [f"{NAME}.png"]) == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_what_nobody_measured_says_so() -> None:
+    empty = page({}, [])
+    lines = [line for line in empty.splitlines() if line.startswith("| ") and "time" not in line]
+    assert lines and all(line.endswith("| not measured |") for line in lines)
+    assert empty.count("### GPU") == empty.count("### CPU") == 4
+
+
+def test_a_quick_run_says_what_it_is() -> None:
+    found = small.records()
+    assert "quick run" not in page(found, [])
+    found[What.decode, "cpu"]["quick"] = True
+    assert page(found, []).count("**A quick run in tiny shapes") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0123456, "0.0123"), (1.0, "1.00"), (45.67, "45.7"), (98765.4, "98,765"), (0.0, "0")],
+)
+def test_three_digits_count(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_pictures_are_drawn_anew_where_a_number_changed_only(tmp_path: Path) -> None:
+    drawn = pictures(small.records(), tmp_path)
+    assert set(drawn) == {f"{NAME}.png", f"{NAME}.svg"}
+    for name, content in drawn.items():
+        (tmp_path / name).write_bytes(content)
+    assert pictures(small.records(), tmp_path) == drawn
+    changed = small.records()
+    changed[What.recurrence, "cpu"]["cells"][1]["parts"][0]["entries"][0]["seconds"] = [0.5]
+    assert pictures(changed, tmp_path) != drawn
+    assert pictures({}, tmp_path) == {}
+
+
+def test_a_record_says_its_medians_and_ratios_and_no_folder(tmp_path: Path) -> None:
+    (cell, *_) = small.records()[What.recurrence, "cpu"]["cells"]
+    cell["cell"]["settings"] = {"text": "/some/folder/of/mine/text.txt"}
+    made = record.make(What.recurrence, "cpu", [cell], ["python"], threads=1, repeats=3, quick=True)
+    ours, peer, tired, gone, _ = made["cells"][0]["parts"][0]["entries"]
+    assert (ours["median"], ours["ratio_to_limit"]) == (0.002, 2.0)
+    assert (peer["ratio_to_reference"], peer["ratio_to_limit"]) == pytest.approx((15.0, 30.0))
+    assert tired["quartiles"] == [0.1, 0.1] and tired["ratio_to_reference"] == pytest.approx(100)
+    assert gone["state"] == "not installed" and "median" not in gone
+    assert made["cells"][0]["cell"]["settings"] == {"text": "text.txt"}
+    assert made["packages"]["torch"] and "host" not in made and "diff" not in made
+    record.write(tmp_path, made)
+    assert record.load(tmp_path) == {(What.recurrence, "cpu"): json.loads(json.dumps(made))}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"benchmark": "step", "device": "cpu"}'])
+def test_a_damaged_record_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "decode_cpu.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"decode_cpu\.json is no record of a benchmark \("):
+        record.load(tmp_path)
