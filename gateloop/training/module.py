@@ -36,7 +36,7 @@ class Training(pl.LightningModule):
         model = self.model
         # A function, not a second module: checkpoints would hold every weight twice.
         compiled = config.trainer.compile
-        self.features = torch.compile(model.features) if compiled else model.features
+        self.compiled = torch.compile(model.features) if compiled else None
         self.sums = torch.zeros(3)  # of this step and device: loss, scored targets, all targets
         self.step_loss = torch.zeros(())
         self.gradient_norm = torch.zeros(())
@@ -46,7 +46,7 @@ class Training(pl.LightningModule):
             assert self.device_mesh is not None
             share_weights(self.model, self.device_mesh["data_parallel"])
 
-    def whole_model(self) -> nn.Module:
+    def whole_model(self) -> LanguageModel:
         """The model with all its weights, for calls that other processes do not make too.
 
         Every process asks for it at the same time.
@@ -75,9 +75,8 @@ class Training(pl.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Tensors, batch_idx: int) -> Tensor:
-        x_BLD, _ = self.features(
-            batch["inputs"], reset=batch.get("reset"), mode=self.config.mode.name
-        )
+        features = self.compiled or self.model.features  # which sharing the weights has wrapped
+        x_BLD, _ = features(batch["inputs"], reset=batch.get("reset"), mode=self.config.mode.name)
         losses_BL = token_losses(self.model.head, x_BLD, batch["targets"])
         loss = losses_BL.sum()
         targets = losses_BL.numel()
