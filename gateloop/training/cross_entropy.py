@@ -141,8 +141,8 @@ class _Losses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor_N: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_VD, bias_V, targets_N, *gradients = ctx.saved_tensors
-        if factor_N.stride() == (0,) and len(factor_N):  # of a sum: one number for all positions
-            factor = factor_N[0]
+        factor = factor_N[0]
+        if factor_N.stride() == (0,) or bool((factor_N == factor).all()):  # of a sum, of a mean
             by_x, by_weight, by_bias = (None if g is None else g * factor for g in gradients)
         else:
             _, by_x, by_weight, by_bias = losses_and_gradients(

@@ -85,6 +85,19 @@ def test_what_needs_no_gradient_gets_none(size: int) -> None:
         assert not linear_cross_entropy(x, weight, offset, targets).requires_grad
 
 
+@pytest.mark.parametrize(("factor", "passes"), [("sum", 1), ("mean", 1), ("each", 2)])
+def test_a_mean_takes_one_pass(factor: str, passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "chunk", lambda _: 5)
+    made, calls = cross_entropy.losses_and_gradients, []
+    monkeypatch.setattr(
+        cross_entropy,
+        "losses_and_gradients",
+        lambda *given: (calls.append(1), made(*given))[1],
+    )
+    FACTORS[factor](linear_cross_entropy(*problem())).backward()
+    assert len(calls) == passes
+
+
 def test_backward_twice(size: int) -> None:
     x, weight, offset, targets = problem()
     loss = linear_cross_entropy(x, weight, offset, targets).sum()
