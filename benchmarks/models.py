@@ -32,9 +32,9 @@ from torch import nn
 from gateloop.compose import compose
 from gateloop.models import build
 from gateloop.models.size import count
+from gateloop.recurrence.memory import keep_freed_pages
 from gateloop.registry import MODELS
 from gateloop.training.cross_entropy import token_losses
-from gateloop.training.memory import keep_freed_pages
 from gateloop.training.optimizer import make_optimizer
 from gateloop.training.provenance import current_commit
 

@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
     from itertools import islice
 
     from gateloop.loading import load
-    from gateloop.training.memory import keep_freed_pages
+    from gateloop.recurrence.memory import keep_freed_pages
 
     keep_freed_pages()
     model, tokenizer, config = load(options.run)

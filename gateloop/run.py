@@ -107,9 +107,9 @@ def execute(
     from gateloop.keys import plain, values
     from gateloop.models import build
     from gateloop.models.size import count
+    from gateloop.recurrence.memory import keep_freed_pages
     from gateloop.training.device import choose_device, device_name
     from gateloop.training.fit import fit
-    from gateloop.training.memory import keep_freed_pages
     from gateloop.training.test import test
     from gateloop.training.tracking import close_tracker, open_tracker
 

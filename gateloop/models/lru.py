@@ -67,10 +67,9 @@ class LRU(TimeMixer):
             phase = self.theta_S.exp()[:, None]
             b_SD = self.log_gamma_S.exp()[:, None] * torch.view_as_complex(self.b_SD2)
         v_BLS1 = complex_product(b_SD, x_BLD)[..., None]
-        one = torch.ones_like(log_amplitude)[None, None]
         h_BLS1, after = gated_linear_recurrence(
-            one,
-            one,
+            None,
+            None,
             v_BLS1,
             log_amplitude[None, None],
             phase[None, None],

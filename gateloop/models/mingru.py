@@ -42,7 +42,7 @@ class MinGRU(TimeMixer):
         logit_BLH = gate_logits(self.gate, x_BLD)
         v_BLH = positive(self.candidate(x_BLD))
         h_BLH1, after = gated_linear_recurrence(
-            logit_BLH.new_ones(1, 1, *self.state_shape[:2]),
+            None,
             torch.sigmoid(logit_BLH)[..., None],
             v_BLH[..., None],
             -F.softplus(logit_BLH)[..., None],

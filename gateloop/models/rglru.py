@@ -84,10 +84,9 @@ class RGLRU(TimeMixer):
         if reset is not None:
             begun_BL = begun_BL * ~reset
         log_a_BLC, v_BLC = self.gated(u_BLC, begun_BL)
-        one = log_a_BLC.new_ones(1, 1, self.d_recurrent, 1)
         h_BLC1, after = gated_linear_recurrence(
-            one,
-            one,
+            None,
+            None,
             v_BLC[..., None],
             log_a_BLC[..., None],
             None,

@@ -94,10 +94,9 @@ class S5(TimeMixer):
     ) -> tuple[Tensor, State]:
         (before,) = state or self.init_state(x_BLD.shape[0])
         log_amplitude, phase, b_SD = self.discretised()
-        one = torch.ones_like(log_amplitude)[None, None, :, None]
         h_BLS1, after = gated_linear_recurrence(
-            one,
-            one,
+            None,
+            None,
             complex_product(b_SD, x_BLD)[..., None],
             log_amplitude[None, None, :, None],
             phase[None, None, :, None],

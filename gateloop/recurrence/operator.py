@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from gateloop.recurrence import kernels
 from gateloop.recurrence.attention import attention
 from gateloop.recurrence.chunkwise import CHUNK, chunkwise
 from gateloop.recurrence.convolution import convolution
+from gateloop.recurrence.linear_scan import linear_scan
 from gateloop.recurrence.recurrent import recurrent
 from gateloop.recurrence.scan import scan
+from gateloop.recurrence.transition import transition
 
 MODES = ("recurrent", "scan", "chunkwise", "attention")
 FIXED_MODES = (*MODES, "convolution")  # where the transitions are fixed, and q and k constant
 
 # Measured in docs/recurrence.md: the numbers in a head's state from which chunkwise is as fast as
-# scan, and the length and keys from which convolution is, where it is admitted.
+# scan without a kernel, and the length and keys from which convolution is, where it is admitted.
 CHUNKWISE_FROM = 192
 CONVOLUTION_FROM_LENGTH = 64
 CONVOLUTION_FROM_KEYS = 2
@@ -48,8 +51,8 @@ class _Bounded(torch.autograd.Function):
 
 
 def gate_loop(
-    q: Tensor,
-    k: Tensor,
+    q: Tensor | None,
+    k: Tensor | None,
     v: Tensor,
     alpha: Tensor,
     beta: Tensor | None,
@@ -63,15 +66,13 @@ def gate_loop(
     ``alpha`` and ``beta`` are float32 or float64 and broadcastable to k; ``beta=None`` is a real
     recurrence. Everything else as in :func:`gated_linear_recurrence`.
     """
-    _check_gate("alpha", alpha, _check_inputs(q, k, v))
-    return gated_linear_recurrence(
-        q, k, v, logsigmoid(alpha), beta, mode=mode, state=state, reset=reset
-    )
+    _check_gate("alpha", alpha, _check_inputs(*_filled(q, k, v), v))
+    return _recurrence(q, k, v, alpha, beta, mode=mode, state=state, reset=reset, logits=True)
 
 
 def gated_linear_recurrence(
-    q: Tensor,
-    k: Tensor,
+    q: Tensor | None,
+    k: Tensor | None,
     v: Tensor,
     log_amplitude: Tensor,
     phase: Tensor | None,
@@ -87,7 +88,8 @@ def gated_linear_recurrence(
 
     Shapes
         v (batch, length, heads, d_value), q and k (batch, length, heads, d_key), real or complex.
-        The batch and length axes of q and k may be 1: constant over the batch, over time.
+        The batch and length axes of q and k may be 1: constant over the batch, over time. None is
+        one for every head and key.
         log_amplitude and phase: four axes, each 1 or that of (batch, length, heads, d_key). A
         length axis of 1 means fixed transitions, which no mode expands over the batch or over time.
         state (batch, heads, d_key, d_value): what came before the first step; None is zero.
@@ -115,14 +117,44 @@ def gated_linear_recurrence(
 
     Raises ValueError for wrong shapes, dtypes and modes, and where a mode does not admit them.
     """
-    batch, length, heads, d_key = shape = _check_inputs(q, k, v)
-    _check(shape, v, log_amplitude, phase, state, reset)
-    varying = _varying(q, k, log_amplitude, phase, reset)
-    run = _mode(mode, shape, v.shape[3], varying, chunk)
+    return _recurrence(
+        q, k, v, log_amplitude, phase, mode=mode, state=state, reset=reset,
+        complex_output=complex_output, chunk=chunk, growth=growth,
+    )  # fmt: skip
 
-    given = [t for t in (q, k, v, log_amplitude, phase, state) if t is not None]
+
+def _recurrence(
+    q: Tensor | None,
+    k: Tensor | None,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    *,
+    mode: str,
+    state: Tensor | None,
+    reset: Tensor | None,
+    complex_output: bool = False,
+    chunk: int | None = None,
+    growth: bool = False,
+    logits: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """``amplitude`` is a log-amplitude, or its ``logits``, which a kernel turns into one itself."""
+    bare = q is None and k is None
+    q, k = _filled(q, k, v)
+    batch, length, heads, d_key = shape = _check_inputs(q, k, v)
+    _check(shape, v, amplitude, phase, state, reset)
+    varying = _varying(q, k, amplitude, phase, reset)
+    d_value = v.shape[3]
+    given = [t for t in (q, k, v, amplitude, phase, state) if t is not None]
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
     real = torch.float64 if wide else torch.float32
+    if mode == "auto":
+        whole = not (v.is_complex() or complex_output) and kernels.available(v.device.type, real)
+        mode = _fastest(shape, d_value, constant=varying is None, kernel=whole)
+    run = _mode(mode, varying, chunk)
+    if batch == 0:
+        run = recurrent  # nothing, of the right shapes
+
     signed = phase is not None and phase.dtype == torch.bool
     turns = phase is not None and not signed
     is_complex = turns or any(t.is_complex() for t in given)
@@ -133,12 +165,16 @@ def gated_linear_recurrence(
         state_dtype = _COMPLEX[real] if is_complex else real
         if state is not None:
             state = state.to(state_dtype)
-        log_amplitude = _Bounded.apply(log_amplitude.to(real), None if growth else 0.0)
+        amplitude = amplitude.to(real)
         if phase is not None and not signed:
             phase = phase.to(real)
 
+        def log_amplitude() -> Tensor:
+            log = logsigmoid(amplitude) if logits else amplitude
+            return _Bounded.apply(log, None if growth else 0.0)
+
         if run is convolution:  # has signs in its powers, and needs no zeros for a state
-            y, last = run(q, k, v, log_amplitude, phase, state, None, complex_output)
+            y, last = run(q, k, v, log_amplitude(), phase, state, None, complex_output)
             return y.to(_COMPLEX[real] if complex_output else y_dtype), last.to(state_dtype)
 
         sign = None
@@ -147,14 +183,43 @@ def gated_linear_recurrence(
             sign = _signs(phase, length, real)
             q, k, phase = q * sign, k * sign, None
         if state is None:
-            state = v.new_zeros(batch, heads, d_key, v.shape[3], dtype=state_dtype)
+            state = v.new_zeros(batch, heads, d_key, d_value, dtype=state_dtype)
         q, k = q.expand(shape), k.expand(shape)
-        y, last = run(q, k, v, log_amplitude, phase, state, reset, complex_output)
+        if run is scan and kernels.fuses(q, k, v, phase, state, complex_output):
+            y, last = kernels.fused(
+                q, k, v, amplitude, phase, state, reset, logits=logits, growth=growth
+            )
+        elif run is scan and bare and d_key == d_value == 1:
+            y, last = _states(v, transition(log_amplitude(), phase), state, reset, complex_output)
+        else:
+            y, last = run(q, k, v, log_amplitude(), phase, state, reset, complex_output)
         if sign is not None:
             last = last * sign[:, -1, :, :, None]
         if complex_output:
             return y.to(_COMPLEX[real]), last
         return y.to(y_dtype), last
+
+
+def _filled(q: Tensor | None, k: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k, with ones in the place of None."""
+    if q is not None and k is not None:
+        return q, k
+    given = k if q is None else q
+    size = (*v.shape[2:3], 1) if given is None else given.shape[2:]
+    real = v.real.dtype if v.is_complex() else v.dtype
+    one = v.new_ones(1, 1, *size, dtype=real)
+    return one if q is None else q, one if k is None else k
+
+
+def _states(
+    v_BLH1: Tensor, a: Tensor, state_BH11: Tensor, reset_BL: Tensor | None, complex_output: bool
+) -> tuple[Tensor, Tensor]:
+    """y and the last state where q = k = 1: the states themselves."""
+    dtype = state_BH11.dtype
+    a = a.to(dtype).expand(*a.shape[:2], v_BLH1.shape[2], 1).squeeze(-1)
+    h_BLH = linear_scan(a, v_BLH1.squeeze(-1).to(dtype), state_BH11.flatten(1), reset=reset_BL)
+    y = h_BLH.real if h_BLH.is_complex() and not complex_output else h_BLH
+    return y[..., None], h_BLH[:, -1, :, None, None].clone()
 
 
 def _signs(half_turns: Tensor, length: int, dtype: torch.dtype) -> Tensor:
@@ -183,16 +248,10 @@ def _varying(
 
 
 def _mode(
-    mode: str,
-    shape: tuple[int, int, int, int],
-    d_value: int,
-    varying: str | None,
-    chunk: int | None,
+    mode: str, varying: str | None, chunk: int | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk is {chunk!r}; it must be a whole number of at least 1")
-    if mode == "auto":
-        mode = _fastest(shape, d_value, constant=varying is None)
     if mode == "recurrent":
         return recurrent
     if mode == "scan":
@@ -215,13 +274,13 @@ def _mode(
     raise ValueError(f"mode is {mode!r}; it must be one of {', '.join(admitted)}{hint}")
 
 
-def _fastest(shape: tuple[int, int, int, int], d_value: int, constant: bool) -> str:
+def _fastest(shape: tuple[int, int, int, int], d_value: int, constant: bool, kernel: bool) -> str:
     _, length, _, d_key = shape
     if length == 1:
         return "recurrent"
     if constant and length >= CONVOLUTION_FROM_LENGTH and d_key >= CONVOLUTION_FROM_KEYS:
         return "convolution"
-    return "scan" if d_key * d_value < CHUNKWISE_FROM else "chunkwise"
+    return "scan" if kernel or d_key * d_value < CHUNKWISE_FROM else "chunkwise"
 
 
 def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:
@@ -247,8 +306,10 @@ def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:
             )
     if length == 0:
         raise ValueError("the sequence has length 0; it must have at least one step")
-    if math.prod(q.shape) == 0 or math.prod(v.shape) == 0:
-        raise ValueError(f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0")
+    if math.prod(q.shape[2:]) == 0 or math.prod(v.shape[2:]) == 0:
+        raise ValueError(
+            f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0 but the batch"
+        )
     for name, t in (("q", q), ("k", k), ("v", v)):
         if t.dtype not in _INPUT_DTYPES:
             raise ValueError(f"{name} is {t.dtype}; it must be a floating or complex tensor")

@@ -4,6 +4,9 @@ The sequence is cut into blocks of ``RADIX`` steps. All blocks at once are reduc
 transition and one input each; the states at the block ends are the same recurrence, RADIX times
 shorter, solved by recursion; from them all blocks at once are filled in. Nothing is stored but the
 transitions and the states, and the backward pass is the same scan run towards the past.
+
+Where there is a compiled kernel it takes the place of the blocks, going through time step by step
+with all channels at once; and where a head's state is one number, of the whole recurrence.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gateloop.recurrence.kernels import solve_, solves
 from gateloop.recurrence.transition import transition
 
 RADIX = 16
@@ -50,7 +54,7 @@ class _Scan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         h = torch.empty(*k.shape[:4], v.shape[4], dtype=h0.dtype, device=k.device)
         torch.mul(k, v, out=h)
-        _solve(a, h, h0, h, keep, reverse=False)
+        solve(a, h, h0, h, keep, reverse=False)
         ctx.save_for_backward(q, k, v, a, h0, keep, h)
         ctx.set_materialize_grads(False)
         y = _product(q, h, complex_output)
@@ -76,7 +80,7 @@ class _Scan(torch.autograd.Function):
             mu[:, -1] += grad_last.conj()
         if h.shape[1] > 1:
             rest, later = mu[:, :-1], None if keep is None else keep[:, 1:]
-            _solve(a[:, 1:] if a.shape[1] > 1 else a, rest, mu[:, -1], rest, later, reverse=True)
+            solve(a[:, 1:] if a.shape[1] > 1 else a, rest, mu[:, -1], rest, later, reverse=True)
 
         grad_k = _gradient(k, mu, v) if ctx.needs_input_grad[1] else None
         grad_v = _gradient(v, mu, k) if ctx.needs_input_grad[2] else None
@@ -116,13 +120,16 @@ def _real(x: Tensor) -> Tensor:
     return x.real if x.is_complex() else x
 
 
-def _solve(
+def solve(
     a: Tensor, x: Tensor, start: Tensor, out: Tensor, keep: Tensor | None, reverse: bool
 ) -> None:
     """out_n = keep_n · a_n · out_{n∓1} + x_n from ``start``, towards the future or the past.
 
     ``out`` may be ``x``. Takes O(RADIX · log_RADIX(length)) tensor operations.
     """
+    if out is x and solves(a, x):
+        solve_(a, x, start, keep, reverse)
+        return
     length = x.shape[1]
     if length <= RADIX:
         _fill(_steps(a, length, reverse), _steps(x, length, reverse), start,
@@ -143,7 +150,7 @@ def _solve(
         before, after, first, last = ends[:, :-1], ends[:, 1:], ends[:, 0], ends[:, -1]
     first.copy_(start)
     whole_a, whole_x = _reduce(a_steps, x_steps, keep_steps)
-    _solve(whole_a, whole_x, start, after, None, reverse)
+    solve(whole_a, whole_x, start, after, None, reverse)
     _fill(a_steps, x_steps, before, out_steps, keep_steps)
     if rest:
         a_steps, x_steps, out_steps, keep_steps = (
@@ -205,11 +212,17 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """All states at once, then the read-out: memory of length · d_key · d_value."""
     a = transition(log_amplitude, phase)[..., None]
-    keep = None
-    if reset_BL is not None:
-        keep = reset_BL.logical_not().to(log_amplitude.dtype)[..., None, None, None]
+    keep = keep_of(reset_BL, log_amplitude)
     y_BLH1V, last_BHKV = _Scan.apply(
         q_BLHK[..., None], k_BLHK[..., None], v_BLHV[..., None, :], a, state_BHKV, keep,
         complex_output,
     )  # fmt: skip
     return y_BLH1V[:, :, :, 0], last_BHKV
+
+
+def keep_of(reset_BL: Tensor | None, like: Tensor) -> Tensor | None:
+    """(batch, length, 1, 1, 1): 0 where the state is forgotten, else 1; real."""
+    if reset_BL is None:
+        return None
+    real = like.real.dtype if like.is_complex() else like.dtype
+    return reset_BL.logical_not().to(real)[..., None, None, None]

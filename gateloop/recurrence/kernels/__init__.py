@@ -1,0 +1,129 @@
+"""Compiled forms of the recurrence, each optional: what they serve, and how they are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gateloop.recurrence.kernels import cpu, operators
+
+__all__ = ["available", "fused", "fuses", "linear_scan_backward", "solve_", "solves", "without"]
+
+_left_out = False
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Inside, the recurrence is computed in PyTorch alone, in all threads."""
+    global _left_out
+    before, _left_out = _left_out, True
+    try:
+        yield
+    finally:
+        _left_out = before
+
+
+def available(device: str, real: torch.dtype) -> bool:
+    """Whether there are kernels for a kind of device and a precision."""
+    return not _left_out and _built(device, real)
+
+
+@torch.compiler.assume_constant_result
+def _built(device: str, real: torch.dtype) -> bool:
+    return device == "cpu" and cpu.available(real)
+
+
+def fuses(
+    q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, state: Tensor, complex_output: bool
+) -> bool:
+    """Whether one kernel takes a recurrence whole, from its gates to its read-out."""
+    if complex_output or v.is_complex() or not available(v.device.type, v.dtype):
+        return False
+    if q.shape[3] > 1 or v.shape[3] > 1:
+        return True
+    return not (q.is_complex() or k.is_complex()) and state.is_complex() == (phase is not None)
+
+
+def fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    *,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor]:
+    """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
+    heads, d_key = q.shape[2:]
+    amplitude = amplitude.expand(*amplitude.shape[:2], heads, d_key)
+    phase = None if phase is None else phase.expand(*phase.shape[:2], heads, d_key)
+    if d_key == v.shape[3] == 1:
+        return _max_headed(q, k, v, amplitude, phase, state, reset, logits, growth)
+    is_complex = state.is_complex()
+    planar = torch.view_as_real(state) if is_complex else state[..., None]
+    y, last, _ = operators.outer_product(q, k, v, amplitude, phase, planar, reset, logits, growth)
+    return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
+
+
+def _max_headed(
+    q_BLH1: Tensor,
+    k_BLH1: Tensor,
+    v_BLH1: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state_BH11: Tensor,
+    reset_BL: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor]:
+    state = state_BH11.flatten(1)[:, None]
+    if phase is not None:
+        state = torch.cat([state.real, state.imag], dim=1)
+    y, last, _ = operators.gate_loop(
+        *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1, amplitude)),
+        None if phase is None else phase.squeeze(-1),
+        state, reset_BL, logits, growth,
+    )  # fmt: skip
+    if phase is not None:
+        last = torch.complex(*last.unbind(1))[:, None]
+    return y[..., None], last.transpose(1, 2)[..., None]
+
+
+def solves(a: Tensor, x: Tensor) -> bool:
+    """Whether one kernel makes the states ``x`` (batch, length, heads, d_key, d_value) from a."""
+    return (
+        a.dtype == x.dtype
+        and x.stride(-1) == 1
+        and x.stride(2) == x.shape[3] * x.stride(3) == math.prod(x.shape[3:])
+        and available(x.device.type, x.real.dtype if x.is_complex() else x.dtype)
+    )
+
+
+def solve_(a: Tensor, x: Tensor, start: Tensor, keep: Tensor | None, reverse: bool) -> None:
+    """x_n ← h_n of h_n = keep_n a_n h_{n∓1} + x_n, in place, for what ``solves`` admits.
+
+    a has five axes as x does, each 1 or x's but the first two of their own; start one fewer.
+    """
+    heads, d_key, _ = x.shape[2:]
+    sizes = tuple(a.shape[2:])
+    if sizes == (heads, 1, 1):
+        a = a[..., 0, 0]
+    else:
+        a = a.expand(*a.shape[:2], heads, d_key, sizes[2]).flatten(2)
+    reset = None if keep is None else keep[:, :, 0, 0, 0] == 0
+    operators.linear_scan_(a, x.flatten(2), start.flatten(1), reset, reverse)
+
+
+def linear_scan_backward(
+    grad: Tensor, a: Tensor, h: Tensor, start: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by a, x and start of all states h (batch, length, channels) of a scan."""
+    by_a, by_x, by_start = operators.linear_scan_backward(grad, a, h, start, reset)
+    return by_a.sum_to_size(a.shape), by_x, by_start

@@ -1,0 +1,126 @@
+"""The C kernels, built where there is a compiler at the first use and kept for the next process."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from gateloop.recurrence.memory import keep_freed_pages
+
+HERE = Path(__file__).parent
+SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c")
+HEADERS = ("blocks.h", "gates.h")
+REALS = {torch.float32: "float", torch.float64: "double"}
+
+# Not -ffast-math: it would also change how the whole process treats subnormal numbers.
+FLAGS = (
+    "-std=c11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC "
+    "-Wno-unknown-pragmas"
+).split()
+# Each of these may be more than a compiler knows; it is asked with the first ones it takes.
+CHOICES = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-fopenmp",),
+    ("-march=native",),
+    (),
+)
+
+
+class CannotBuild(Exception):
+    """No compiler, or one that fails; the text says which."""
+
+
+@cache
+def library(real: torch.dtype) -> ctypes.CDLL | None:
+    """The kernels for float32 or float64, built if need be; None, said once, where they cannot be.
+
+    GATELOOP_KERNELS=off leaves them out. Safe with several processes at once. What is loaded tells
+    the allocator to keep freed pages, for else they would cost more than the kernels.
+    """
+    if os.environ.get("GATELOOP_KERNELS") == "off":
+        return None
+    try:
+        kernels = ctypes.CDLL(str(built(REALS[real])))
+        keep_freed_pages()
+        return kernels
+    except (CannotBuild, OSError) as error:
+        print(
+            f"gateloop: no C kernels ({error}); the recurrence runs in PyTorch, which is slower",
+            file=sys.stderr,
+        )
+        return None
+
+
+def built(real: str) -> Path:
+    """The shared library; its build's log lies beside it."""
+    compiler = find_compiler()
+    folder = cache_folder() / "kernels" / key(compiler, real)
+    path = folder / "kernels.so"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return build(compiler, real, path)
+    except OSError:  # no place to keep it: for this process alone
+        return build(compiler, real, Path(tempfile.mkdtemp(prefix="gateloop-")) / "kernels.so")
+
+
+def find_compiler() -> list[str]:
+    """$CC with its arguments, else the first of cc, gcc and clang."""
+    given = shlex.split(os.environ.get("CC", ""))
+    for candidate in [given] if given else [["cc"], ["gcc"], ["clang"]]:
+        if found := shutil.which(candidate[0]):
+            return [found, *candidate[1:]]
+    raise CannotBuild(f"{given[0]} of $CC is not there" if given else "no C compiler")
+
+
+def cache_folder() -> Path:
+    chosen = os.environ.get("GATELOOP_CACHE_DIR")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "gateloop"
+
+
+def key(compiler: list[str], real: str) -> str:
+    """A hash of all that the result depends on: a home may be shared by several processors."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    texts = [(HERE / name).read_bytes() for name in (*SOURCES, *HEADERS)]
+    facts = [*compiler, real, *FLAGS, str(CHOICES), platform.machine(), processor()]
+    return hashlib.sha256(b"\0".join([*texts, version, *map(str.encode, facts)])).hexdigest()[:24]
+
+
+def processor() -> str:
+    """What the processor can do, as far as the system says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def build(compiler: list[str], real: str, path: Path) -> Path:
+    """Compile to a name of this process's own, then rename."""
+    log, temporary = path.with_name("build.log"), path.with_name(f".{os.getpid()}.so")
+    sources = [str(HERE / name) for name in SOURCES]
+    told = ""
+    for choice in CHOICES:
+        command = [*compiler, *FLAGS, *choice, f"-DREAL={real}", "-o", str(temporary), *sources]
+        done = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
+        told += f"{shlex.join(command)}\n{done.stdout}{done.stderr}exit {done.returncode}\n"
+        log.write_text(told)
+        if done.returncode == 0:
+            os.replace(temporary, path)
+            return path
+    temporary.unlink(missing_ok=True)
+    raise CannotBuild(f"{compiler[0]} fails, see {log}")

@@ -1,0 +1,210 @@
+"""The kernels as operators of torch: autograd, torch.compile and autocast know them.
+
+Each has a C kernel for the CPU and, where it says so, a Triton kernel for CUDA.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gateloop.recurrence.kernels import cpu
+
+CHUNK = 16  # steps between the states that gate_loop keeps
+
+
+@torch.library.custom_op("gateloop::gate_loop", mutates_args=(), device_types="cpu")
+def gate_loop(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h_n = a_n h_{n-1} + k_n v_n,  y_n = q_n Re h_n,  gates and read-out in one pass.
+
+    Shapes
+        q, k, v (batch, length, channels), real; any strides, 0 among them.
+        amplitude and phase (batch or 1, length or 1, channels): logits of σ, else log-amplitudes
+        that count as 0 above it unless ``growth``; radians, or None for a real recurrence.
+        state (batch, parts, channels): real and imaginary part, or the one of a real recurrence.
+        reset (batch, length) bool or None: the state is zero before that step.
+    Returns y (batch, length, channels), the last state, and the states before every 16th step,
+    (batch, ⌈length / 16⌉, parts, channels), from which the backward pass computes all others again.
+    All of one dtype, float32 or float64.
+    """
+    return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth)
+
+
+@gate_loop.register_fake
+def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+    chunks = (v.shape[1] + CHUNK - 1) // CHUNK
+    kept = state.new_empty(state.shape[0], chunks, state.shape[1], state.shape[2])
+    return v.new_empty(v.shape), state.new_empty(state.shape), kept
+
+
+@torch.library.custom_op("gateloop::gate_loop_backward", mutates_args=(), device_types="cpu")
+def gate_loop_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    kept: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by q, k, v, amplitude, phase and state; by a fixed gate (batch, 1, channels).
+
+    That by a phase of None is empty.
+    """
+    by_q, by_k, by_v, by_amplitude, by_phase, by_state = cpu.gate_loop_backward(
+        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
+    )
+    by_phase = v.new_empty(0) if by_phase is None else by_phase
+    return by_q, by_k, by_v, by_amplitude, by_phase, by_state
+
+
+@gate_loop_backward.register_fake
+def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
+    def like(gate):  # type: ignore[no-untyped-def]
+        return (
+            v.new_empty(0) if gate is None else v.new_empty(v.shape[0], gate.shape[1], v.shape[2])
+        )
+
+    by_qkv = (v.new_empty(v.shape) for _ in range(3))
+    return (*by_qkv, like(amplitude), like(phase), grad_last.new_empty(grad_last.shape))
+
+
+@torch.library.custom_op("gateloop::outer_product", mutates_args=(), device_types="cpu")
+def outer_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    state: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n), for heads with a matrix of state.
+
+    As ``gate_loop``, but q, k, amplitude and phase are (batch, length, heads, d_key), q and k real
+    or complex, v (batch, length, heads, d_value) real, state (batch, heads, d_key, d_value, parts).
+    The states that are kept for the backward pass are those before every 32nd step.
+    """
+    return cpu.outer_product(q, k, v, amplitude, phase, state, reset, logits, growth)
+
+
+@outer_product.register_fake
+def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+    group = 32 if v.dtype == torch.float32 else 16
+    groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32)
+    kept = v.new_empty(v.shape[0], v.shape[2], groups, chunks, v.shape[3], 2, group)
+    return v.new_empty(v.shape), state.new_empty(state.shape), kept
+
+
+@torch.library.custom_op("gateloop::outer_product_backward", mutates_args=(), device_types="cpu")
+def outer_product_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    amplitude: Tensor,
+    phase: Tensor | None,
+    kept: Tensor,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients by q, k, v, amplitude, phase and state; fixed gates' have a length of 1.
+
+    That by a phase of None is empty.
+    """
+    by_q, by_k, by_v, by_amplitude, by_phase, by_state = cpu.outer_product_backward(
+        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
+    )
+    by_phase = v.new_empty(0) if by_phase is None else by_phase
+    return by_q, by_k, by_v, by_amplitude, by_phase, by_state
+
+
+@outer_product_backward.register_fake
+def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
+    def like(gate):  # type: ignore[no-untyped-def]
+        if gate is None:
+            return v.new_empty(0)
+        return v.new_empty(v.shape[0], gate.shape[1], *q.shape[2:])
+
+    full = (*v.shape[:3], q.shape[3])
+    by_qkv = q.new_empty(full), k.new_empty(full), v.new_empty(v.shape)
+    return (*by_qkv, like(amplitude), like(phase), grad_last.new_empty(grad_last.shape))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, k, v, amplitude, phase, state, reset, ctx.logits, ctx.growth = inputs
+    ctx.save_for_backward(q, k, v, amplitude, phase, reset, output[2])
+    ctx.state_shape = state.shape
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(backward: Any, ctx: Any, grad_y: Any, grad_last: Any) -> tuple[Tensor | None, ...]:
+    q, k, v, amplitude, phase, reset, kept = ctx.saved_tensors
+    grad_y = v.new_zeros((1,) * v.ndim).expand(v.shape) if grad_y is None else grad_y
+    grad_last = v.new_zeros(ctx.state_shape) if grad_last is None else grad_last
+    by_q, by_k, by_v, by_amplitude, by_phase, by_state = backward(
+        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, ctx.logits, ctx.growth
+    )
+    by_amplitude = by_amplitude.sum_to_size(amplitude.shape)
+    to_phase = None if phase is None else by_phase.sum_to_size(phase.shape)
+    return by_q, by_k, by_v, by_amplitude, to_phase, by_state, None, None, None
+
+
+def _gate_loop_gradients(ctx: Any, grad_y: Any, grad_last: Any, _: Any) -> tuple[Any, ...]:
+    return _gradients(gate_loop_backward, ctx, grad_y, grad_last)
+
+
+def _outer_product_gradients(ctx: Any, grad_y: Any, grad_last: Any, _: Any) -> tuple[Any, ...]:
+    return _gradients(outer_product_backward, ctx, grad_y, grad_last)
+
+
+gate_loop.register_autograd(_gate_loop_gradients, setup_context=_keep)
+outer_product.register_autograd(_outer_product_gradients, setup_context=_keep)
+
+
+@torch.library.custom_op("gateloop::linear_scan_", mutates_args={"x"}, device_types="cpu")
+def linear_scan_(a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, reverse: bool) -> None:
+    """x_n ← h_n of h_n = a_n h_{n∓1} + x_n, in place, towards the future or the past.
+
+    x (batch, length, channels), its last axis dense; a (batch or 1, length or 1, channels / r),
+    each number of it for r channels in a row; start (batch, channels); all real or all complex.
+    reset (batch, length) bool or None: what came before that step counts nothing.
+    """
+    cpu.linear_scan_(a, x, start, reset, reverse)
+
+
+@torch.library.custom_op("gateloop::linear_scan_backward", mutates_args=(), device_types="cpu")
+def linear_scan_backward(
+    grad: Tensor, a: Tensor, h: Tensor, start: Tensor, reset: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by a, x and start of all states h, (batch, length, channels), dense.
+
+    That by a fixed a is (batch, 1, channels).
+    """
+    return cpu.linear_scan_backward(grad, a, h, start, reset)
+
+
+@linear_scan_backward.register_fake
+def _(grad, a, h, start, reset):  # type: ignore[no-untyped-def]
+    by_a = h.new_empty(h.shape[0], a.shape[1], h.shape[2])
+    return by_a, h.new_empty(h.shape), start.new_empty(start.shape)

@@ -1,0 +1,87 @@
+"""The bare recurrence: all states from transitions and inputs, without gates and read-out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gateloop.recurrence import kernels
+from gateloop.recurrence.scan import keep_of, solve
+
+
+def linear_scan(
+    a: Tensor, x_BLC: Tensor, state_BC: Tensor | None = None, *, reset: Tensor | None = None
+) -> Tensor:
+    """All states of h_n = a_n ⊙ h_{n-1} + x_n, (batch, length, channels) like x.
+
+    a (batch or 1, length or 1, channels): a length axis of 1 is a fixed transition, and is not
+    written out. state (batch, channels) stands before the first step; None is zero. reset (batch,
+    length) bool: the state is zero before that step. All float32 or float64, or all complex.
+
+    Raises ValueError for wrong shapes and dtypes.
+    """
+    _check(a, x_BLC, state_BC, reset)
+    if state_BC is None:
+        state_BC = x_BLC.new_zeros(x_BLC.shape[0], x_BLC.shape[2])
+    return _LinearScan.apply(a, x_BLC, state_BC, reset)
+
+
+def _check(a: Tensor, x: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
+    wide = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    if x.ndim != 3 or x.dtype not in wide:
+        raise ValueError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}; it must be float32, float64 or complex, "
+            "(batch, length, channels)"
+        )
+    batch, length, channels = x.shape
+    sizes = {1, batch}, {1, length}, {channels}
+    if (
+        a.dtype != x.dtype
+        or a.ndim != 3
+        or any(n not in admitted for n, admitted in zip(a.shape, sizes, strict=True))
+    ):
+        raise ValueError(
+            f"a is {a.dtype} of shape {tuple(a.shape)}; with x {x.dtype} {tuple(x.shape)} it must "
+            f"be {x.dtype}, (batch or 1, length or 1, channels)"
+        )
+    if state is not None and (state.dtype != x.dtype or tuple(state.shape) != (batch, channels)):
+        raise ValueError(
+            f"state is {state.dtype} of shape {tuple(state.shape)}; it must be {x.dtype}, "
+            f"(batch, channels), here {(batch, channels)}"
+        )
+    if reset is not None and (tuple(reset.shape) != (batch, length) or reset.dtype != torch.bool):
+        raise ValueError(
+            f"reset is {reset.dtype} of shape {tuple(reset.shape)}; it must be bool of shape "
+            f"(batch, length), here {(batch, length)}"
+        )
+
+
+class _LinearScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None) -> Tensor:
+        h = x.clone(memory_format=torch.contiguous_format)
+        five = h[..., None, None]
+        solve(a[..., None, None], five, start[..., None, None], five, keep_of(reset, x), False)
+        ctx.save_for_backward(a, start, reset, h)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, start, reset, h = ctx.saved_tensors
+        if kernels.available(h.device.type, h.real.dtype if h.is_complex() else h.dtype):
+            return (*kernels.linear_scan_backward(grad, a, h, start, reset), None)
+        keep = keep_of(reset, h)
+        mu = grad.conj().resolve_conj().clone(memory_format=torch.contiguous_format)
+        later = a[:, 1:] if a.shape[1] > 1 else a
+        rest = mu[:, :-1][..., None, None]
+        if h.shape[1] > 1:
+            solve(later[..., None, None], rest, mu[:, -1][..., None, None], rest,
+                   None if keep is None else keep[:, 1:], True)  # fmt: skip
+        before = torch.cat([start[:, None], h[:, :-1]], dim=1)
+        arriving = mu if keep is None else mu * keep[..., 0, 0]
+        by_start = (arriving[:, 0] * a[:, 0]).conj()
+        return (arriving * before).sum_to_size(a.shape).conj(), mu.conj(), by_start, None

@@ -1,0 +1,436 @@
+"""The C kernels: built, called on whatever tensors there are, and left out where they cannot be."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from gateloop.recurrence import gate_loop, gated_linear_recurrence, kernels, linear_scan
+from gateloop.recurrence.kernels import compiler, operators
+from tests.recurrence.reference import (
+    TOLERANCE,
+    Inputs,
+    assert_same,
+    distance,
+    make,
+    results,
+    step_loop,
+)
+from tests.recurrence.test_agreement import CASES, run
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = (2, 131, 37, 1, 1)  # several kept states, no whole number of vectors
+REALS = list(TOLERANCE)
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("cc") and not os.environ.get("CC"), reason="no C compiler"
+)
+
+
+def test_there_are_kernels_where_there_is_a_compiler() -> None:
+    assert kernels.available("cpu", torch.float32) and kernels.available("cpu", torch.float64)
+    with kernels.without():
+        assert not kernels.available("cpu", torch.float32)
+    assert kernels.available("cpu", torch.float32)
+
+
+def fused(x: Inputs) -> bool:
+    state = torch.zeros(1, dtype=torch.complex64 if x.phase is not None else torch.float32)
+    return kernels.fuses(x.q, x.k, x.v, x.phase, state, x.complex_output)
+
+
+@pytest.mark.parametrize("real", REALS, ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"phase": "none"},
+        {"resets": True},
+        {"state": False},
+        {"amplitude_axes": "H", "phase_axes": "H"},
+        {"amplitude_axes": "H"},
+        {"phase_axes": "BH"},
+        {"amplitude_axes": "LH", "phase_axes": "L"},
+        {"amplitude_axes": "", "amplitude": "one", "phase": "none", "qk_axes": "H"},
+        {"qk_axes": "BH", "resets": True},
+    ],
+    ids=str,
+)
+def test_the_fused_recurrence(options: dict[str, object], real: torch.dtype) -> None:
+    x = make(LONG, **options)  # type: ignore[arg-type]
+    assert fused(x)
+    assert_same(partial(run, mode="scan"), x.to(real), TOLERANCE[real])
+
+
+@pytest.mark.parametrize("real", REALS, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_without_kernels(case: str, real: torch.dtype) -> None:
+    with kernels.without():
+        assert_same(partial(run, mode="scan"), CASES[case].to(real), TOLERANCE[real])
+
+
+# more keys and values than a group and a block, no whole number of vectors, several kept states
+WIDE = (1, 75, 2, 41, 37)
+
+
+@pytest.mark.parametrize("real", REALS, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        (WIDE, {"resets": True}),
+        (WIDE, {"phase": "none", "state": False}),
+        (WIDE, {"complex_inputs": "qk"}),
+        (WIDE, {"complex_inputs": "k", "phase": "none", "resets": True}),
+        (WIDE, {"complex_inputs": "q", "amplitude_axes": "HK"}),
+        (WIDE, {"amplitude_axes": "BLH", "phase_axes": "HK"}),
+        (WIDE, {"amplitude_axes": "H", "phase_axes": "K", "resets": True}),
+        (WIDE, {"qk_axes": "HK", "complex_inputs": "qk"}),
+        ((3, 33, 1, 64, 1), {}),
+        ((3, 64, 2, 1, 20), {}),
+        ((9, 5, 2, 8, 8), {"phase": "half turns"}),
+    ],
+    ids=str,
+)
+def test_the_fused_outer_product(
+    shape: tuple[int, int, int, int, int], options: dict[str, object], real: torch.dtype
+) -> None:
+    x = make(shape, **options)  # type: ignore[arg-type]
+    assert fused(x)
+    assert_same(partial(run, mode="scan"), x.to(real), TOLERANCE[real])
+
+
+def test_gates_are_right_to_two_units_in_the_last_place() -> None:
+    """A state of one and no input: what is left after one step is the transition."""
+    logit = torch.linspace(-85, 85, 20001)[None, None, :, None]
+    angle = torch.linspace(-1000, 1000, 20001)[None, None, :, None]
+    nothing, state = torch.zeros(1, 1, 20001, 1), torch.ones(1, 20001, 1, 1)
+    for beta in (None, angle):
+        _, last = gate_loop(nothing, nothing, nothing, logit, beta, state=state)
+        amplitude = torch.sigmoid(logit.double())
+        a = amplitude if beta is None else torch.polar(amplitude, beta.double())
+        error = ((last[..., 0] - a[0, 0]).abs() / amplitude[0, 0]).max().item()
+        assert error < 4 * torch.finfo(torch.float32).eps
+
+
+def by_logits(x: Inputs, alpha: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return gate_loop(x.q, x.k, x.v, alpha, x.phase, state=x.state, reset=x.reset)
+
+
+@pytest.mark.parametrize("real", REALS, ids=str)
+def test_gates_from_logits_of_minus_30_and_8(real: torch.dtype) -> None:
+    x = make(LONG, resets=True)
+    alpha = torch.randn(x.k.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    alpha[:, ::3] -= 30
+    alpha[:, 1::3] += 8
+    given = replace(x, log_amplitude=alpha)
+
+    def expected(x: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        return step_loop(replace(x, log_amplitude=torch.nn.functional.logsigmoid(x.log_amplitude)))
+
+    right = results(expected, given)
+    found = results(lambda x: by_logits(x, x.log_amplitude), given.to(real))
+    far = {name: distance(found[name], right[name]) for name in right}
+    assert all(value <= TOLERANCE[real] for value in far.values()), far
+
+
+def strided(t: torch.Tensor) -> torch.Tensor:
+    """The same numbers, no two of them side by side."""
+    spread = t.new_zeros(*t.shape, 3)
+    spread[..., 1] = t
+    return spread[..., 1]
+
+
+@pytest.mark.parametrize("shape", [LONG, (2, 40, 3, 5, 7)], ids=str)
+def test_any_strides(shape: tuple[int, int, int, int, int]) -> None:
+    x = make(shape, resets=True).to(torch.float32)
+    y, last = run(x, "scan")
+    for change in (strided, lambda t: t.transpose(1, 2).contiguous().transpose(1, 2)):
+        found_y, found_last = run(x.map(change), "scan")
+        assert torch.equal(found_y, y) and torch.equal(found_last, last)
+    # channels of one wide projection, as a model has them
+    heads, d_key, d_value = x.v.shape[2], x.q.shape[3], x.v.shape[3]
+    wide = torch.cat([t.flatten(2) for t in (x.q, x.k, x.v)], 2)
+    parts = wide.split([heads * d_key, heads * d_key, heads * d_value], 2)
+    q, k, v = (t.unflatten(2, (heads, -1)) for t in parts)
+    found_y, found_last = run(replace(x, q=q, k=k, v=v), "scan")
+    assert torch.equal(found_y, y) and torch.equal(found_last, last)
+
+
+def test_a_strided_gradient() -> None:
+    x = make(LONG).to(torch.float32).map(lambda t: t.requires_grad_())
+    y, _ = run(x, "scan")
+    weight = torch.randn(y.shape)
+    inputs = list(x.differentiable().values())
+    expected = torch.autograd.grad(y, inputs, weight, retain_graph=True)
+    found = torch.autograd.grad(y, inputs, strided(weight))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["recurrent", "scan", "chunkwise", "attention"])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2)], ids=str)
+def test_a_batch_of_nothing(sizes: tuple[int, int], mode: str) -> None:
+    x = make((0, 9, 2, *sizes), resets=True).map(lambda t: t.requires_grad_())
+    y, last = run(x, mode)
+    assert y.shape == x.v.shape and last.shape == (0, 2, *sizes)
+    gradients = torch.autograd.grad(y.sum() + last.real.sum(), [x.q, x.v, x.log_amplitude])
+    assert [g.shape for g in gradients] == [x.q.shape, x.v.shape, x.log_amplitude.shape]
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 200, 1, 1), (1, 40, 1, 10, 70)], ids=str)
+def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int, int, int]) -> None:
+    x = make(shape).to(torch.float32)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            found.append(results(partial(run, mode="scan"), x))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(other[name], found[0][name]) for name in other)
+
+
+def test_what_is_not_a_number_stays_in_its_channel() -> None:
+    x = make((1, 40, 5, 1, 1)).to(torch.float32)
+    gate = x.log_amplitude.clone()
+    gate[0, 10, 2] = torch.nan
+    y, _ = run(replace(x, log_amplitude=gate), "scan")
+    assert y[0, 10:, 2].isnan().all()
+    assert y[0, :10].isfinite().all() and y[0, :, [0, 1, 3, 4]].isfinite().all()
+
+
+def test_a_log_amplitude_without_bounds() -> None:
+    x = make((1, 12, 3, 1, 1), amplitude="moderate").to(torch.float32)
+    gate = x.log_amplitude.abs()
+    gate[0, 3, 0], gate[0, 3, 1] = -torch.inf, 200.0
+    given = replace(x, log_amplitude=gate)
+    with kernels.without():
+        expected, _ = growing(given)
+    y, _ = growing(given)
+    assert torch.equal(y.isfinite(), expected.isfinite())
+    assert not y.isfinite().all()
+    assert distance(y[:, :, 0], expected[:, :, 0]) < TOLERANCE[torch.float32]
+
+
+def growing(x: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    return gated_linear_recurrence(
+        x.q, x.k, x.v, x.log_amplitude, x.phase, state=x.state, growth=True
+    )
+
+
+@pytest.mark.parametrize("phase", [1e3, 1e5, 1e9])
+def test_a_large_phase_is_a_phase(phase: float) -> None:
+    """Its amplitude stays one, whatever is left of the angle in float32."""
+    x = make((1, 500, 3, 1, 1), amplitude="one").to(torch.float32)
+    assert x.phase is not None
+    x = replace(x, phase=x.phase * phase, k=x.k * 0)
+    _, last = run(x, "scan")
+    assert x.state is not None
+    torch.testing.assert_close(last.abs(), x.state.abs(), rtol=1e-4, atol=0)
+    if phase <= 1e5:
+        assert distance(last, step_loop(x.to(torch.float64))[1]) < 1e-4
+
+
+def test_less_than_a_byte_per_number_is_kept_for_the_backward_pass() -> None:
+    x = make((2, 512, 64, 1, 1), state=False).to(torch.float32)
+    x = x.map(lambda t: t.requires_grad_())
+    given = {t.untyped_storage().data_ptr() for t in x.differentiable().values()}
+    kept = 0
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        if t.untyped_storage().data_ptr() not in given:
+            kept += t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        gate_loop(x.q, x.k, x.v, x.log_amplitude, x.phase)
+    assert 0 < kept < x.v.numel()
+
+
+def test_ten_thousand_calls_leak_nothing() -> None:
+    x, outer = (
+        make(shape).to(torch.float32).map(lambda t: t.requires_grad_())
+        for shape in ((1, 64, 64, 1, 1), (1, 8, 2, 32, 16))
+    )
+
+    def calls(number: int) -> int:
+        for n in range(number):
+            given = outer if n % 2 else x
+            y, last = run(given, "scan")
+            torch.autograd.grad(y.sum() + last.real.sum(), [given.q, given.log_amplitude])
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+
+    before = calls(500)
+    # A single lost result, 16 KiB, would be 160 MiB.
+    assert calls(10_000) - before < 16 * 1024
+
+
+@pytest.mark.parametrize("phase", ["angle", "none"])
+def test_torch_knows_the_operators(phase: str) -> None:
+    x = make((2, 20, 3, 1, 1), phase=phase).to(torch.float32)
+    q, k, v, amplitude = (t[..., 0].requires_grad_() for t in (x.q, x.k, x.v, x.log_amplitude))
+    angle = None if x.phase is None else x.phase[..., 0].requires_grad_()
+    state = torch.randn(2, 1 if angle is None else 2, 3, requires_grad=True)
+    given = (q, k, v, amplitude, angle, state, None, True, False)
+    torch.library.opcheck(operators.gate_loop, given)
+    outer = [
+        t[..., None].expand(*t.shape, 2).clone().requires_grad_() for t in (q, k, v, amplitude)
+    ]
+    phases = None if angle is None else outer[3].detach().clone().requires_grad_()
+    states = torch.randn(2, 3, 2, 2, 1 if angle is None else 2, requires_grad=True)
+    torch.library.opcheck(operators.outer_product, (*outer, phases, states, None, False, False))
+    scan = (torch.rand(2, 20, 3), torch.randn(2, 20, 3), torch.zeros(2, 3), None, False)
+    torch.library.opcheck(operators.linear_scan_, scan)
+
+
+def test_in_a_compiled_function() -> None:
+    x = make(LONG).to(torch.float32)
+
+    def loss(q: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+        return gate_loop(2 * q, x.k, x.v, alpha, x.phase)[0].square().mean()
+
+    gradients = []
+    for function in (loss, torch.compile(loss)):
+        q, alpha = (t.detach().clone().requires_grad_() for t in (x.q, x.log_amplitude))
+        gradients.append(torch.autograd.grad(function(q, alpha), [q, alpha]))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def scanned(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor, reset: torch.Tensor | None):  # type: ignore[no-untyped-def]
+    """The same, a step at a time."""
+    h, states = start, []
+    for n in range(x.shape[1]):
+        if reset is not None:
+            h = h * ~reset[:, n, None]
+        h = a[:, n if a.shape[1] > 1 else 0] * h + x[:, n]
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernel", "PyTorch"])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("axes", [(2, 70), (2, 1), (1, 70), (1, 1)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.float64, torch.complex64], ids=str)
+def test_linear_scan(dtype: torch.dtype, axes: tuple[int, int], resets: bool, plain: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    a, x, start = (
+        torch.randn(*shape, 5, generator=draw, dtype=wide) for shape in (axes, (2, 70), (2,))
+    )
+    a = a / (1 + a.abs())
+    reset = torch.rand(2, 70, generator=draw) < 0.1 if resets else None
+    weight = torch.randn(2, 70, 5, generator=draw, dtype=wide)
+
+    def all_of(function, *given: torch.Tensor):  # type: ignore[no-untyped-def]
+        given = tuple(t.clone().requires_grad_() for t in given)
+        h = function(*given)
+        return h, *torch.autograd.grad(h, given, weight.to(h.dtype))
+
+    expected = all_of(lambda *given: scanned(*given, reset), a, x, start)
+    narrow = [t.to(dtype) for t in (a, x, start)]
+    call = partial(linear_scan, reset=reset)
+    if plain:
+        with kernels.without():
+            found = all_of(call, *narrow)
+    else:
+        found = all_of(call, *narrow)
+    tolerance = 1e-5 if dtype == torch.complex64 else 1e-10
+    assert all(distance(f, e) < tolerance for f, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"x": torch.zeros(2, 5)}, r"x is torch.float32 of shape \(2, 5\)"),
+        ({"a": torch.zeros(2, 4, 3)}, "a is torch.float32 of shape"),
+        ({"a": torch.zeros(2, 5, 3, dtype=torch.complex64)}, "a is torch.complex64"),
+        ({"state": torch.zeros(3, 2)}, r"\(batch, channels\), here \(2, 3\)"),
+        ({"reset": torch.zeros(2, 5)}, "reset is torch.float32"),
+    ],
+    ids=str,
+)
+def test_linear_scan_says_what_is_wrong(change: dict[str, torch.Tensor], said: str) -> None:
+    given = {"a": torch.zeros(2, 5, 3), "x": torch.zeros(2, 5, 3), **change}
+    named = {name: t for name, t in given.items() if name not in ("a", "x")}
+    with pytest.raises(ValueError, match=said):
+        linear_scan(given["a"], given["x"], named.get("state"), reset=named.get("reset"))
+
+
+PROGRAM = """
+import torch
+from gateloop.recurrence import gate_loop
+torch.manual_seed(0)
+q, k, v, alpha, beta = torch.randn(5, 1, 50, 4, 1)
+print(gate_loop(q, k, v, alpha, beta)[0].sum().item())
+"""
+
+
+def start(folder: Path, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "GATELOOP_CACHE_DIR": str(folder), **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said_by(process: "subprocess.Popen[str]") -> tuple[float, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return float(out), err
+
+
+def test_several_processes_build_at_once(tmp_path: Path) -> None:
+    values = [said_by(process) for process in [start(tmp_path) for _ in range(3)]]
+    assert len({value for value, _ in values}) == 1 and not any(err for _, err in values)
+    (folder,) = (tmp_path / "kernels").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["build.log", "kernels.so"]
+    built = (folder / "kernels.so").stat().st_mtime_ns
+    said_by(start(tmp_path))
+    assert (folder / "kernels.so").stat().st_mtime_ns == built
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {"CC": "no-such-compiler"},
+            "gateloop: no C kernels (no-such-compiler of $CC is not there)",
+        ),
+        ({"CC": "false"}, "false fails, see "),
+        ({"GATELOOP_KERNELS": "off"}, ""),
+    ],
+    ids=str,
+)
+def test_without_a_compiler_it_says_so_once_and_goes_on(
+    tmp_path: Path, environment: dict[str, str], said: str
+) -> None:
+    expected, _ = said_by(start(tmp_path))
+    value, err = said_by(start(tmp_path, **environment))
+    assert abs(value - expected) < 1e-4
+    assert said in err and len(err.splitlines()) == (1 if said else 0)
+
+
+def test_where_nothing_can_be_kept_it_builds_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    _, err = said_by(start(tmp_path / "file"))
+    assert err == ""
+
+
+def test_a_changed_source_is_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compiler.find_compiler()
+    before = compiler.key(found, "float")
+    assert compiler.key(found, "double") != before
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-DOTHER"))
+    assert compiler.key(found, "float") != before
