@@ -92,10 +92,12 @@ def read(model: LanguageModel, prompt: list[int]) -> tuple[Tensor, State]:
     """Logits (1, vocabulary) of what follows ``prompt``, and the state after it, of batch 1."""
     import torch
 
-    state = None
-    for piece in torch.tensor([prompt]).split(PREFILL, dim=1):
-        x_BLD, state = model.features(piece, state)
-    return model.head(x_BLD[:, -1]), state
+    *pieces, last = torch.tensor([prompt]).split(PREFILL, dim=1)
+    state: State | None = None
+    for piece in pieces:
+        _, state = model.features(piece, state)
+    x_BLD, after = model.features(last, state)
+    return model.head(x_BLD[:, -1]), after
 
 
 def batches(
