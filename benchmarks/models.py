@@ -34,7 +34,7 @@ from gateloop.models import build
 from gateloop.models.size import count
 from gateloop.recurrence.memory import keep_freed_pages
 from gateloop.registry import MODELS
-from gateloop.training.module import token_losses
+from gateloop.training.cross_entropy import token_losses
 from gateloop.training.optimizer import make_optimizer
 from gateloop.training.provenance import current_commit
 
@@ -62,8 +62,8 @@ def measure(given: list[str], length: int, sequences: int, steps: int) -> dict[s
     before, times = peak(), []
     for _ in range(WARM_UP + steps):
         start = time.perf_counter()
-        logits_BLV, _ = model(tokens_BL)
-        token_losses(logits_BLV, tokens_BL).mean().backward()
+        x_BLD, _ = model.features(tokens_BL)
+        token_losses(model.head, x_BLD, tokens_BL).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

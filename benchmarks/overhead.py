@@ -37,11 +37,11 @@ from gateloop.identity import identity
 from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import count
+from gateloop.training.cross_entropy import token_losses
 from gateloop.training.device import choose_device, device_name
 from gateloop.training.feed import tensors
 from gateloop.training.fit import fit
 from gateloop.training.interruption import Interruption
-from gateloop.training.module import token_losses
 from gateloop.training.optimizer import make_optimizer
 from gateloop.training.record import RunFolder
 
@@ -87,8 +87,8 @@ def bare(config: Config, model: LanguageModel, source: Source, device: torch.dev
             inputs, targets = batch["inputs"].to(device), batch["targets"].to(device)
             reset = batch["reset"].to(device) if "reset" in batch else None
             with half:
-                logits, _ = model(inputs, reset=reset, mode=config.mode.name)
-                loss = token_losses(logits, targets).mean() / parts
+                x, _ = model.features(inputs, reset=reset, mode=config.mode.name)
+                loss = token_losses(model.head, x, targets).mean() / parts
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), limit)
         optimizer.step()

@@ -17,6 +17,7 @@ from gateloop.models import build, time_mixing
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import channel_width, count, counted
 from gateloop.names import LineEnd, TokenizerName
+from gateloop.training.cross_entropy import chunk
 
 
 def forecast(config: Config) -> str:
@@ -96,9 +97,11 @@ def memory(config: Config, parameters: int, classes: int) -> float:
     """Bytes: weights, gradients and AdamW's two moments, and what a backward pass keeps.
 
     Activations: about 40 values a token, layer and channel (projections, complex transitions and
-    states, the channel mixing), and the logits with their gradient.
+    states, the channel mixing), and the logits of one chunk with their gradient.
     """
     width = 8 if config.trainer.precision.value == "float64" else 4
     at_once = micro_batch(config) * config.data.length
-    kept = 40 * config.model.layers * config.model.d_model + 3 * classes
-    return width * (4 * parameters + at_once * kept)
+    kept = 40 * config.model.layers * config.model.d_model
+    head_VD = torch.empty(classes, config.model.d_model, device="meta")
+    logits = min(at_once, chunk(head_VD)) * classes
+    return width * (4 * parameters + at_once * kept + 3 * logits)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateloop.model_config import ModelConfig
     from gateloop.models.language_model import LanguageModel
+    from gateloop.models.time_mixer import State
 
 PREFILL = 1024  # prompt tokens read at once; the state between two pieces is all that is kept
 
@@ -31,6 +32,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, help="only among the k likeliest")
     parser.add_argument("--top-p", type=float, help="only among the likeliest that sum to p")
     parser.add_argument("--seed", type=int, default=0, help="the same seed, the same text (0)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        help="continuations in one batch; the i-th is that of --seed + i alone (1)",
+    )
     options = parser.parse_args(argv)
     checks = {
         "--tokens": (options.tokens, options.tokens >= 1, "at least 1"),
@@ -42,11 +49,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
             "above 0 and at most 1",
         ),
         "--seed": (options.seed, 0 <= options.seed < 1 << 63, "0 or more, and below 2 to the 63rd"),
+        "--samples": (options.samples, options.samples >= 1, "at least 1"),
         "--prompt": (repr(options.prompt), is_text(options.prompt), "UTF-8, and not empty"),
     }
     for name, (value, right, allowed) in checks.items():
         if not right:
             raise InputError(f"{name} {value}: must be {allowed}")
+    if options.seed + options.samples > 1 << 63:
+        raise InputError(
+            f"--seed {options.seed}: with --samples {options.samples} the last seed must be below "
+            "2 to the 63rd"
+        )
     return options
 
 
@@ -75,26 +88,46 @@ def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) 
     return int(torch.multinomial(probabilities_V, 1, generator=generator))
 
 
-def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace) -> Iterator[int]:
-    """Endless samples after ``prompt``; memory and time per token do not grow.
+def read(model: LanguageModel, prompt: list[int]) -> tuple[Tensor, State]:
+    """Logits (1, vocabulary) of what follows ``prompt``, and the state after it, of batch 1."""
+    import torch
 
-    Attention is the exception where model.window is null: it keeps and looks at all there was.
-    Learned positions end, with a ValueError.
+    *pieces, last = torch.tensor([prompt]).split(PREFILL, dim=1)
+    state: State | None = None
+    for piece in pieces:
+        _, state = model.features(piece, state)
+    x_BLD, after = model.features(last, state)
+    return model.head(x_BLD[:, -1]), after
+
+
+def batches(
+    model: LanguageModel, prompt: list[int], options: argparse.Namespace
+) -> Iterator[list[int]]:
+    """Endless tokens after ``prompt``, of each of ``options.samples`` continuations.
+
+    Memory and time per token do not grow. Attention is the exception where model.window is null:
+    it keeps and looks at all there was. Learned positions end, with a ValueError. Continuation i
+    draws from a generator of its own, of seed ``options.seed`` + i.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(options.seed)
-    state = None
-    unread = torch.tensor([prompt])
+    count = options.samples
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in range(count)]
     with torch.inference_mode():
+        logits_BV, state = read(model, prompt)
+        logits_BV = logits_BV.expand(count, -1)
+        state = tuple(part.expand(count, *part.shape[1:]).contiguous() for part in state)
         while True:
-            *pieces, last = unread.split(PREFILL, dim=1)
-            for piece in pieces:
-                state = model(piece, state)[1]
-            logits_BLV, state = model(last, state)
-            token = sample(logits_BLV[0, -1], options, generator)
-            yield token
-            unread = torch.tensor([[token]])
+            pairs = zip(logits_BV, generators, strict=True)
+            drawn = [sample(logits_V, options, generator) for logits_V, generator in pairs]
+            yield drawn
+            x_BLD, state = model.features(torch.tensor(drawn)[:, None], state)
+            logits_BV = model.head(x_BLD[:, -1])
+
+
+def tokens(model: LanguageModel, prompt: list[int], options: argparse.Namespace) -> Iterator[int]:
+    """The first continuation of ``batches``, token by token."""
+    return (drawn[0] for drawn in batches(model, prompt, options))
 
 
 def check_positions(model: ModelConfig, prompt: int, steps: int) -> None:
@@ -118,7 +151,9 @@ def main(argv: list[str]) -> int:
     from itertools import islice
 
     from gateloop.loading import load
+    from gateloop.recurrence.memory import keep_freed_pages
 
+    keep_freed_pages()
     model, tokenizer, config = load(options.run)
     if tokenizer is None:
         raise InputError(f"{options.run} was trained on {config.data.name}, which is no text")
@@ -127,6 +162,12 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--prompt {options.prompt!r}: no {tokenizer.name} token; give more text")
     # the last token is written and not read
     check_positions(config.model, len(prompt), len(prompt) + options.tokens - 1)
+    if options.samples > 1:
+        drawn = zip(*islice(batches(model, prompt, options), options.tokens), strict=True)
+        for number, sequence in enumerate(drawn):
+            text = "".join(tokenizer.decode_stream(sequence))
+            print(f"--- sample {number}, seed {options.seed + number}\n{options.prompt}{text}")
+        return FINISHED
     stream = islice(tokens(model, prompt, options), options.tokens)
     sys.stdout.write(options.prompt)
     for text in tokenizer.decode_stream(stream):

@@ -19,9 +19,11 @@ import gateloop
 from gateloop import generate, run
 from gateloop.baseline_config import TransformerConfig
 from gateloop.errors import InputError
-from gateloop.generate import parse, sample, tokens
+from gateloop.generate import batches, parse, sample, tokens
+from gateloop.model_config import GateLoopConfig
 from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
+from gateloop.models.time_mixer import State
 from gateloop.names import Position
 
 LINES = "".join(f"the {word} is {word}.\n" for word in "red green blue grey ä".split() * 30)
@@ -139,34 +141,45 @@ def test_prompt_in_pieces(model: LanguageModel, monkeypatch: pytest.MonkeyPatch)
     prompt = list(LINES.encode()[:23])
     with torch.no_grad():
         whole, state = model(torch.tensor([prompt]))
-    reads: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-    handle = model.register_forward_hook(
-        lambda _, inputs, outputs: reads.append(
-            (inputs[0].shape[1], outputs[0][0, -1], outputs[1][-1])
-        )
-    )
+    lengths: list[int] = []
+    heads: list[torch.Size] = []
+    features = model.norm.register_forward_hook(lambda *call: lengths.append(call[2].shape[1]))
+    head = model.head.register_forward_hook(lambda *call: heads.append(call[2].shape))
     try:
         for piece, expected in ((5, [5, 5, 5, 5, 3]), (1, [1] * 23), (23, [23]), (22, [22, 1])):
             monkeypatch.setattr(generate, "PREFILL", piece)
-            reads.clear()
-            next(tokens(model, prompt, options()))
-            assert [length for length, _, _ in reads] == expected
-            _, logits, last = reads[-1]
-            assert torch.allclose(logits, whole[0, -1], rtol=0, atol=1e-6)
-            assert torch.allclose(last, state[-1], rtol=0, atol=1e-6)
+            lengths.clear()
+            with torch.no_grad():
+                logits, after = generate.read(model, prompt)
+            assert lengths == expected
+            assert torch.allclose(logits[0], whole[0, -1], rtol=0, atol=1e-6)
+            for found, right in zip(after, state, strict=True):
+                assert torch.allclose(found, right, rtol=0, atol=1e-6)
     finally:
-        handle.remove()
+        features.remove()
+        head.remove()
+    assert heads == [(1, 256)] * 4  # the last position's alone
 
 
-def test_the_state_does_not_grow(model: LanguageModel) -> None:
-    sizes = set()
-    handle = model.register_forward_hook(
-        lambda _, inputs, outputs: sizes.add(tuple(part.shape for part in outputs[1]))
-    )
-    try:
-        list(islice(tokens(model, list(range(40)), options()), 60))
-    finally:
-        handle.remove()
+def watch_states(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> list[State]:
+    """Fills with the state after each read."""
+    seen: list[State] = []
+    features = model.features
+
+    def watched(*arguments: Any, **more: Any) -> tuple[torch.Tensor, State]:
+        x_BLD, state = features(*arguments, **more)
+        seen.append(state)
+        return x_BLD, state
+
+    monkeypatch.setattr(model, "features", watched)
+    return seen
+
+
+def test_the_state_does_not_grow(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = watch_states(model, monkeypatch)
+    list(islice(tokens(model, list(range(40)), options()), 60))
+    sizes = {tuple(part.shape for part in state) for state in states}
+    assert len(states) == 60
     assert sizes == {tuple(part.shape for part in model.init_state(1))}
 
 
@@ -184,15 +197,14 @@ def test_attention_reads_from_its_cache(
     torch.manual_seed(0)
     attention = build(config, 256, 256).eval()
     monkeypatch.setattr(generate, "PREFILL", 4)
-    text, cached = list(range(11)), []
-    attention.register_forward_hook(lambda _, __, outputs: cached.append(outputs[1][0].shape[1]))
+    text, states = list(range(11)), watch_states(attention, monkeypatch)
     greedy = options("--temperature", "0")
     for token in islice(tokens(attention, list(text), greedy), 9):
-        read = list(cached)
         with torch.no_grad():
             assert token == int(attention(torch.tensor([text]))[0][0, -1].argmax())
-        cached[:] = read
+        states.pop()
         text.append(token)
+    cached = [state[0].shape[1] for state in states]
     reached = [4, 8, *range(11, 20)]
     assert cached == [min(steps, window - 1) if window else steps for steps in reached]
 
@@ -226,6 +238,74 @@ def test_learned_positions_end_before_anything_is_written(
         generate.main([str(gpt2_run), "--prompt", prompt, "--tokens", number])
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+# -- several at once ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["gateloop", "transformer", "gpt2"])
+def float64(request: pytest.FixtureRequest) -> LanguageModel:
+    """In float64, so that a batch's rounding cannot turn a draw."""
+    kinds = {
+        "gateloop": GateLoopConfig(name="gateloop", d_model=16, layers=2, short_convolution=3),
+        "transformer": TransformerConfig(name="transformer", d_model=16, layers=2),
+        "gpt2": TransformerConfig(
+            name="gpt2", d_model=16, layers=2, position=Position.learned, max_length=64
+        ),
+    }
+    torch.manual_seed(0)
+    return build(kinds[request.param], 256, 256).double().eval()
+
+
+@pytest.mark.parametrize("mode", [(), ("--temperature", "0"), ("--top-k", "9", "--top-p", "0.8")])
+def test_a_batch_is_its_samples_alone(
+    mode: tuple[str, ...], float64: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "PREFILL", 4)
+    prompt, length = list(b"the red is"), 20
+    together = list(
+        zip(
+            *islice(
+                batches(float64, prompt, options("--samples", "3", "--seed", "5", *mode)), length
+            ),
+            strict=True,
+        )
+    )
+    for number, found in enumerate(together):
+        alone = options("--seed", str(5 + number), *mode)
+        assert list(islice(tokens(float64, prompt, alone), length)) == list(found)
+    assert len(set(together)) == (1 if "--temperature" in mode else 3)
+
+
+def test_the_prompt_is_read_once(float64: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = watch_states(float64, monkeypatch)
+    list(islice(batches(float64, [1, 2, 3], options("--samples", "4")), 3))
+    assert [len(state[0]) for state in states] == [1, 4, 4]
+
+
+def test_the_prompt_is_as_step_by_step(
+    float64: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "PREFILL", 7)
+    prompt = list(range(30))
+    with torch.no_grad():
+        logits, after = generate.read(float64, prompt)
+        state = None
+        for token in prompt:
+            step, state = float64(torch.tensor([[token]]), state)
+    assert (logits - step[:, 0]).abs().max() < 1e-10
+    for found, expected in zip(after, state or (), strict=True):
+        assert (found - expected).abs().max() < 1e-10
+
+
+def test_samples_are_told_apart(text_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [str(text_run), "--prompt", "the ä", "--tokens", "9", "--seed", "4"]
+    assert generate.main([*command, "--samples", "2"]) == 0
+    found = capsys.readouterr().out
+    first, second = re.split(r"^--- sample \d, seed \d\n", found, flags=re.MULTILINE)[1:]
+    assert found.startswith("--- sample 0, seed 4\nthe ä") and "--- sample 1, seed 5\n" in found
+    assert generate.main(command) == 0
+    assert capsys.readouterr().out == first != second
 
 
 # -- the command -------------------------------------------------------------------------
@@ -281,6 +361,8 @@ def test_a_prompt_without_tokens(text_run: Path, monkeypatch: pytest.MonkeyPatch
         ("--top-k 0", "--top-k 0: must be at least 1"),
         ("--top-p 0", "--top-p 0.0: must be above 0 and at most 1"),
         ("--top-p 1.01", "--top-p 1.01: must be"),
+        ("--samples 0", "--samples 0: must be at least 1"),
+        (f"--samples 2 --seed {2**63 - 1}", "--seed 9223372036854775807: with --samples 2"),
         ("--seed -1", "--seed -1: must be 0 or more"),
         (f"--seed {2**70}", "--seed 11805"),
         ("--prompt \udcff", "--prompt '.udcff': must be UTF-8"),

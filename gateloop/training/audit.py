@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gateloop.data import IGNORE, Evaluation
+from gateloop.models.language_model import LanguageModel
 from gateloop.names import ModeName
+from gateloop.training.cross_entropy import token_losses
 from gateloop.training.feed import tensors
-from gateloop.training.module import token_losses
 
 SEQUENCES = 16
 
@@ -43,7 +44,7 @@ def audited_positions(scored_BL: np.ndarray, number: int) -> list[int]:
 
 @torch.no_grad()
 def audit(
-    model: nn.Module,
+    model: LanguageModel,
     evaluation: Evaluation,
     *,
     mode: ModeName,
@@ -61,14 +62,15 @@ def audit(
     for batch in evaluation.batches(SEQUENCES):
         inputs = {name: part.to(device) for name, part in tensors(batch).items()}
         tokens, targets, reset = inputs["inputs"], inputs["targets"], inputs.get("reset")
-        together = token_losses(model(tokens, reset=reset, mode=mode)[0], targets)
+        x_BLD = model.features(tokens, reset=reset, mode=mode)[0]
+        together = token_losses(model.head, x_BLD, targets)
         for place in audited_positions(batch.targets_BL != IGNORE, positions - found):
             until = place + 1
             prefix_reset = None if reset is None else reset[:, :until]
-            alone = model(tokens[:, :until], reset=prefix_reset, mode=mode)[0][:, -1:]
+            alone = model.features(tokens[:, :until], reset=prefix_reset, mode=mode)[0][:, -1:]
             target = targets[:, place:until]
             scored = target != IGNORE
-            both = torch.stack([together[:, place:until], token_losses(alone, target)])
+            both = torch.stack([together[:, place:until], token_losses(model.head, alone, target)])
             losses.append(both[:, scored].double().cpu())
             found += int(scored.sum())
         if found >= positions:

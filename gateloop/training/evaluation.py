@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from gateloop.data import IGNORE, Batch, Evaluation, horizon
 from gateloop.errors import Interrupted
+from gateloop.models.language_model import LanguageModel
 from gateloop.names import ModeName
+from gateloop.training.cross_entropy import losses_and_hits
 from gateloop.training.feed import tensors
 from gateloop.training.job import ALONE, Job
-from gateloop.training.module import token_losses
 
 TURNS = 16  # batches that a process scores before the sums are put together
 first = itemgetter(0)
@@ -70,7 +70,7 @@ class Scores:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: LanguageModel,
     evaluation: Evaluation,
     *,
     mode: ModeName,
@@ -121,14 +121,15 @@ def evaluate(
 
 
 def score(
-    model: nn.Module, batch: Batch, state: Any, *, mode: ModeName, device: torch.device | str
+    model: LanguageModel, batch: Batch, state: Any, *, mode: ModeName, device: torch.device | str
 ) -> tuple[Tally, Tally, Any]:
     """One batch's sums by position and by distance, and the state after it."""
     inputs = {name: part.to(device) for name, part in tensors(batch).items()}
-    logits_BLV, after = model(inputs["inputs"], state, reset=inputs.get("reset"), mode=mode)
+    x_BLD, after = model.features(inputs["inputs"], state, reset=inputs.get("reset"), mode=mode)
+    targets, head = inputs["targets"].flatten(), model.head
+    losses_N, hits_N = losses_and_hits(x_BLD.flatten(0, 1), head.weight, head.bias, targets)
     scored = batch.targets_BL != IGNORE
-    loss = token_losses(logits_BLV, inputs["targets"]).cpu().numpy()[scored]
-    correct = (logits_BLV.argmax(-1) == inputs["targets"]).cpu().numpy()[scored]
+    loss, correct = (part.cpu().numpy()[scored.ravel()] for part in (losses_N, hits_N))
     position = np.broadcast_to(np.arange(scored.shape[1]), scored.shape)[scored]
     by_position, by_distance = Tally(), Tally()
     by_position.add(position, loss, correct)

@@ -115,7 +115,8 @@ def fit(
         model.double()  # Lightning would, but only after a checkpoint has been read into float32
     module = Training(config, model, job)
     size, seen = micro_batch(config), module.micro_batches_seen
-    feed = Feed(source, config.seed, size, seen, job.rank, job.size)
+    gpu = device.type == "cuda"
+    feed = Feed(source, config.seed, size, seen, job.rank, job.size, ahead=gpu)
     try:
         with interruption.deferred():
             interruption.hold()  # until training starts

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -17,18 +16,11 @@ from gateloop.data import IGNORE
 from gateloop.errors import Diverged
 from gateloop.models.language_model import LanguageModel
 from gateloop.names import Strategy
+from gateloop.training.cross_entropy import token_losses
 from gateloop.training.feed import Tensors
 from gateloop.training.job import ALONE, Job
 from gateloop.training.optimizer import make_optimizer
 from gateloop.training.shares import full_weights, share_weights
-
-
-def token_losses(logits_BLV: Tensor, targets_BL: Tensor) -> Tensor:
-    """Negative log-likelihood of each target in nats, float32 or wider; 0 where not scored."""
-    logits = logits_BLV.flatten(0, 1)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    losses = F.cross_entropy(logits, targets_BL.flatten(), ignore_index=IGNORE, reduction="none")
-    return losses.view_as(targets_BL)
 
 
 class Training(pl.LightningModule):
@@ -44,7 +36,7 @@ class Training(pl.LightningModule):
         model = self.model
         # A function, not a second module: checkpoints would hold every weight twice.
         compiled = config.trainer.compile
-        self.forward_model = torch.compile(model.forward) if compiled else model.__call__
+        self.compiled = torch.compile(model.features) if compiled else None
         self.sums = torch.zeros(3)  # of this step and device: loss, scored targets, all targets
         self.step_loss = torch.zeros(())
         self.gradient_norm = torch.zeros(())
@@ -54,7 +46,7 @@ class Training(pl.LightningModule):
             assert self.device_mesh is not None
             share_weights(self.model, self.device_mesh["data_parallel"])
 
-    def whole_model(self) -> nn.Module:
+    def whole_model(self) -> LanguageModel:
         """The model with all its weights, for calls that other processes do not make too.
 
         Every process asks for it at the same time.
@@ -83,10 +75,9 @@ class Training(pl.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Tensors, batch_idx: int) -> Tensor:
-        logits_BLV, _ = self.forward_model(
-            batch["inputs"], reset=batch.get("reset"), mode=self.config.mode.name
-        )
-        losses_BL = token_losses(logits_BLV, batch["targets"])
+        features = self.compiled or self.model.features  # which sharing the weights has wrapped
+        x_BLD, _ = features(batch["inputs"], reset=batch.get("reset"), mode=self.config.mode.name)
+        losses_BL = token_losses(self.model.head, x_BLD, batch["targets"])
         loss = losses_BL.sum()
         targets = losses_BL.numel()
         self.sums[0] += loss.detach()

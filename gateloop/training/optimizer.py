@@ -12,6 +12,8 @@ from gateloop.config import Config
 from gateloop.derived import transition_lr_factor, warmup_steps
 from gateloop.names import Schedule
 
+FUSED = ("cpu", "cuda")
+
 
 def parameter_groups(model: nn.Module, config: Config) -> list[dict[str, object]]:
     """Three groups by name: transitions (own learning rate), undecayed, decayed.
@@ -62,10 +64,13 @@ def learning_rate_factor(step: int, config: Config) -> float:
 
 
 def make_optimizer(model: nn.Module, config: Config) -> tuple[AdamW, LambdaLR]:
+    """AdamW in one kernel where torch has it for the model's device, and its schedule."""
     settings = config.optimizer
+    device = next(model.parameters()).device.type
     optimizer = AdamW(
         parameter_groups(model, config),
         betas=(settings.beta1, settings.beta2),
         eps=settings.eps,
+        fused=True if device in FUSED else None,  # None: torch's choice, of several tensors at once
     )
     return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from gateloop.models.language_model import LanguageModel
@@ -36,6 +36,9 @@ def share_weights(model: LanguageModel, devices: DeviceMesh) -> None:
         for block in model.blocks:
             fully_shard(block, mesh=devices)
     fully_shard(model, mesh=devices)
+    # What training calls: the weights outside the blocks, the head's too, are whole from then on
+    # until the end of the step.
+    register_fsdp_forward_method(model, "features")
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:

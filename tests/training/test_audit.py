@@ -29,7 +29,10 @@ class Leak(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.calls: list[torch.Size] = []
 
-    def forward(self, tokens_BL: Tensor, state: object = None, **_: object) -> tuple[Tensor, None]:
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight = nn.Parameter(torch.eye(2, dtype=torch.float64))
+
+    def features(self, tokens_BL: Tensor, state: object = None, **_: object) -> tuple[Tensor, None]:
         self.calls.append(tokens_BL.shape)
         logits_BLV = torch.zeros(*tokens_BL.shape, 2, dtype=torch.float64)
         logits_BLV[:, :-1, 0] = self.logit

@@ -17,11 +17,11 @@ from gateloop.compose import compose
 from gateloop.data import IGNORE, open_source
 from gateloop.derived import accumulation, micro_batch
 from gateloop.errors import InputError
+from gateloop.training.cross_entropy import token_losses
 from gateloop.training.device import choose_device
 from gateloop.training.interruption import Interruption
 from gateloop.training.job import ALONE
 from gateloop.training.launch import Family, Place, find_place, launch, threads
-from gateloop.training.module import token_losses
 from tests.training.small import config, model_of
 from tests.training.test_evaluation import TEST
 from tests.training.together import Cases, Holes, work
@@ -165,7 +165,9 @@ def test_the_loss_is_the_mean_over_scored_targets(name: str, folders: dict[str, 
     model = model_of(settings).double()
     batch = Holes(open_source(settings.data)).samples(settings.seed, 0, 12)
     losses = token_losses(
-        model(torch.from_numpy(batch.inputs_BL))[0], torch.from_numpy(batch.targets_BL)
+        model.head,
+        model.features(torch.from_numpy(batch.inputs_BL))[0],
+        torch.from_numpy(batch.targets_BL),
     )
     scored = int((batch.targets_BL != IGNORE).sum())
     assert scored == 12 * 12 - 21 - 10

@@ -118,7 +118,10 @@ class Oracle(nn.Module):
         self.reach = reach
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, tokens_BL: Tensor, state: object = None, **_: object) -> tuple[Tensor, None]:
+        self.head = nn.Linear(6, 6, bias=False)
+        self.head.weight = nn.Parameter(torch.eye(6, dtype=torch.float64))
+
+    def features(self, tokens_BL: Tensor, state: object = None, **_: object) -> tuple[Tensor, None]:
         held_BL = torch.zeros_like(tokens_BL)
         for b, row in enumerate(tokens_BL.tolist()):
             held, distance = None, 0
@@ -181,7 +184,7 @@ def batches(number: int) -> Iterator[Batch]:
 def test_the_training_flag_stays(training: bool) -> None:
     model = make_model(5, 5).train(training)
     seen = []
-    model.register_forward_hook(lambda module, *_: seen.append(module.training))
+    model.norm.register_forward_hook(lambda module, *_: seen.append(module.training))
     evaluate(model, Evaluation("", lambda n: batches(2)), mode=AUTO, sequences=2)
     assert model.training == training and seen == [False, False]
     assert all(module.training == training for module in model.modules())
@@ -194,7 +197,7 @@ def test_the_training_flag_stays(training: bool) -> None:
 
 def test_stop_between_batches() -> None:
     model, seen = make_model(5, 5), []
-    model.register_forward_hook(lambda *_: seen.append(1))
+    model.norm.register_forward_hook(lambda *_: seen.append(1))
     evaluation = Evaluation("", lambda n: batches(9))
     with pytest.raises(Interrupted):
         evaluate(model, evaluation, mode=AUTO, sequences=2, stop=lambda: len(seen) == 3)

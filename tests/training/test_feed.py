@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import torch
 from gateloop.config import MemoryHorizonConfig, TextConfig
 from gateloop.data import Batch, Source, open_source
 from gateloop.names import TokenizerName
-from gateloop.training.feed import Feed, tensors
+from gateloop.training.feed import Feed, made_ahead, tensors
 
 BATCH = 12
 
@@ -70,6 +74,46 @@ def test_a_resumed_feed_goes_on(source: Source) -> None:
     position = 5
     rest = [part["inputs"] for part in islice(feed, 4)]
     assert all(torch.equal(a, b) for a, b in zip(whole[5:], rest, strict=True))
+
+
+def test_made_ahead_the_same_batches(source: Source) -> None:
+    feed = Feed(source, 3, 4, lambda: 2)
+    for expected, found in zip(islice(feed, 5), made_ahead(iter(feed)), strict=False):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_one_is_made_while_one_is_used() -> None:
+    made, allowed = [], threading.Semaphore(2)
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        for number in itertools.count():
+            assert allowed.acquire(timeout=10)
+            made.append(threading.current_thread())
+            yield {"inputs": torch.tensor(number)}
+
+    ahead = made_ahead(batches())
+    assert next(ahead)["inputs"] == 0
+    for _ in range(1000):  # of the second one, without its being asked for
+        if len(made) == 2:
+            break
+        time.sleep(0.01)
+    assert len(made) == 2 and threading.current_thread() not in made
+    allowed.release()
+    assert next(ahead)["inputs"] == 1
+    allowed.release()
+    ahead.close()  # type: ignore[attr-defined]
+    assert not any(thread.is_alive() for thread in made)
+
+
+def test_an_error_in_the_thread_is_the_feed_s() -> None:
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        yield {}
+        raise OSError("the disk is gone")
+
+    ahead = made_ahead(batches())
+    next(ahead)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
 
 
 def test_tensors() -> None:

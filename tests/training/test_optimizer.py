@@ -175,3 +175,23 @@ def test_the_optimiser_follows_the_schedule() -> None:
         assert rates["decayed"] == rates["undecayed"] == pytest.approx(0.01 * factor)
         assert rates["transition"] == pytest.approx(0.0025 * factor)
     assert optimizer.defaults["betas"] == (0.9, 0.98)
+
+
+def test_one_kernel_is_as_one_tensor_at_a_time() -> None:
+    settings = config(*RATES, "trainer.max_steps=10", "optimizer.warmup_steps=2")
+    ends = []
+    for fused in (True, False):
+        model = model_of(settings)
+        optimizer, schedule = make_optimizer(model, settings)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group.update(fused=fused, foreach=False)
+        noise = torch.Generator().manual_seed(0)
+        for _ in range(10):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=noise)
+            optimizer.step()
+            schedule.step()
+        ends.append(list(model.parameters()))
+    for ours, plain in zip(*ends, strict=True):
+        assert torch.allclose(ours, plain, rtol=1e-5, atol=1e-7)
