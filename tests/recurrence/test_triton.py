@@ -1,27 +1,261 @@
 """The Triton kernels against a float64 step loop: interpreted on the CPU, compiled where CUDA is.
 
-The interpreter runs a kernel's own operations one by one with NumPy, so that what is computed is
-held to account without a GPU, and how fast it is is not.
+The interpreter runs a kernel's operations one by one with NumPy: what is computed is held to
+account without a GPU, how fast it is is not.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 CUDA = torch.cuda.is_available()
 if not CUDA:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton defines a kernel
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("triton was imported before it was told to interpret", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"  # triton reads it where a kernel is defined
 pytest.importorskip("triton")
 
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
 from tests.recurrence.reference import distance  # noqa: E402
 
-DEVICE = "cuda" if CUDA else "cpu"
 TOLERANCE = 1e-5
-CHUNK = 8
+CHUNK = 4
+COMPILED = pytest.param(
+    "cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not CUDA, reason="needs CUDA")]
+)
+INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(CUDA, reason="compiled instead"))
 
-Arguments = dict[str, "Tensor | None"]
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Arguments of the element-wise operator, in its order."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    amplitude: Tensor
+    phase: Tensor | None
+    state: Tensor
+    reset: Tensor | None
+    logits: bool = True
+    growth: bool = False
+
+    def to(self, device: str) -> Elementwise:
+        moved = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **moved)
+
+
+def elementwise_case(
+    batch: int,
+    length: int,
+    channels: int,
+    *,
+    logits: bool = True,
+    amplitude_axes: str = "BL",
+    phase_axes: str | None = "BL",
+    phase_scale: float = 3.0,
+    resets: bool = False,
+) -> Elementwise:
+    """Random arguments, gate logits mixing −30 and +8. Axes not named have size 1."""
+    noise = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=noise)
+
+    def gate_size(axes: str) -> tuple[int, int, int]:
+        return (batch if "B" in axes else 1, length if "L" in axes else 1, channels)
+
+    alpha = mixed(normal(*gate_size(amplitude_axes)), noise)
+    planes = 1 if phase_axes is None else 2
+    return Elementwise(
+        *(normal(batch, length, channels) for _ in range(3)),
+        alpha if logits else logsigmoid(alpha),
+        None if phase_axes is None else phase_scale * normal(*gate_size(phase_axes)),
+        normal(batch, planes, channels),
+        torch.rand(batch, length, generator=noise) < 0.15 if resets else None,
+        logits,
+    )
+
+
+def mixed(alpha: Tensor, noise: torch.Generator) -> Tensor:
+    kind = torch.rand(alpha.shape, generator=noise)
+    return torch.where(kind < 0.2, alpha - 30, torch.where(kind < 0.6, alpha + 8, alpha))
+
+
+def elementwise_steps(
+    q: Tensor, k: Tensor, v: Tensor, log_amplitude: Tensor, phase: Tensor, state: Tensor,
+    reset: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The recurrence as it is written, every argument expanded to (batch, length, channels)."""
+    a = log_amplitude.exp() * torch.exp(1j * phase)
+    h = torch.complex(state[:, 0], state[:, 1] if state.shape[1] == 2 else 0 * state[:, 0])
+    outputs = []
+    for n in range(v.shape[1]):
+        if reset is not None:
+            h = h * ~reset[:, n, None]
+        h = a[:, n] * h + k[:, n] * v[:, n]
+        outputs.append(q[:, n] * h.real)
+    return torch.stack(outputs, 1), torch.stack([h.real, h.imag], 1)[:, : state.shape[1]]
+
+
+def check_elementwise(x: Elementwise, device: str, segments: int | None, **options: int) -> None:
+    """y, the last state and every gradient, a broadcast gate's beside the terms of its sum."""
+    x = x.to(device)
+    size = x.v.shape
+    gates = [x.amplitude, torch.zeros_like(x.amplitude) if x.phase is None else x.phase]
+    leaves = [t.double().expand(size).detach().requires_grad_() for t in (x.q, x.k, x.v, *gates)]
+    leaves.append(x.state.double().requires_grad_())
+    q, k, v, amplitude, phase, state = leaves
+    log_amplitude = logsigmoid(amplitude) if x.logits else amplitude
+    expected = elementwise_steps(q, k, v, log_amplitude, phase, state, x.reset)
+    noise = torch.Generator().manual_seed(7)
+    grad_y, grad_last = (torch.randn(t.shape, generator=noise).to(device) for t in expected)
+    grad_y = grad_y.to(x.v.dtype)
+    terms = list(torch.autograd.grad(expected, leaves, (grad_y.double(), grad_last.double())))
+
+    arguments = (x.q, x.k, x.v, x.amplitude, x.phase)
+    y, last, checkpoints = elementwise.forward(
+        *arguments, x.state, x.reset, x.logits, x.growth, segments=segments, **options
+    )
+    gradients = elementwise.backward(
+        grad_y, grad_last, *arguments, x.reset, checkpoints, x.logits, x.growth,
+        segments=segments, **options,
+    )  # fmt: skip
+    chunk = options.get("chunk", elementwise.CHUNK)
+    assert checkpoints.shape == (size[0], -(-size[1] // chunk), *x.state.shape[1:])
+    assert y.dtype == x.v.dtype and [t.dtype for t in gradients[:3]] == [x.q.dtype] * 3
+    far = {}
+    names = ("y", "last", "q", "k", "v", "amplitude", "phase", "state")
+    for name, found, term in zip(names, (y, last, *gradients), (*expected, *terms), strict=True):
+        if name == "phase" and x.phase is None:
+            assert found is None
+            continue
+        assert found is not None
+        gate = {"amplitude": x.amplitude, "phase": x.phase}.get(name)
+        summed = gate is not None and gate.shape[1] == 1
+        far[name] = distance(found, term.sum(1, keepdim=True) if summed else term, term)
+    # rounded to 16 bits at the end; the interpreter cuts off where a GPU rounds
+    low = () if x.v.dtype == torch.float32 else ("y", "q", "k", "v")
+    limits = {name: 2**-7 if name in low else TOLERANCE for name in far}
+    assert all(far[name] <= limits[name] for name in far), far
+
+
+def strided() -> Elementwise:
+    """q channels-first, k constant over time, v shared by the batch, a gate in a wider tensor."""
+    x = elementwise_case(2, 7, 5)
+    return replace(
+        x,
+        q=x.q.mT.contiguous().mT,
+        k=x.k[:, :1].expand_as(x.v),
+        v=x.v[:1].expand_as(x.v),
+        amplitude=torch.cat([x.amplitude, x.amplitude], -1)[..., :5],
+        state=x.state.mT.contiguous().mT,
+    )
+
+
+def first_step_forgets() -> Elementwise:
+    x = elementwise_case(2, 9, 3)
+    reset = torch.zeros(2, 9, dtype=torch.bool)
+    reset[0, 0] = reset[1, CHUNK] = True
+    return replace(x, reset=reset)
+
+
+def in_bfloat16() -> Elementwise:
+    x = elementwise_case(1, 11, 5)
+    return replace(x, q=x.q.bfloat16(), k=x.k.bfloat16(), v=x.v.bfloat16())
+
+
+ELEMENTWISE = {
+    "data-controlled": elementwise_case(2, 11, 5),
+    "length 1": elementwise_case(2, 1, 3),
+    "one chunk": elementwise_case(1, 4, 3),
+    "a chunk and a step": elementwise_case(1, 5, 3),
+    "two blocks of channels": elementwise_case(1, 7, 70),
+    "log amplitude": elementwise_case(1, 11, 5, logits=False),
+    "real": elementwise_case(1, 11, 5, phase_axes=None, resets=True),
+    "fixed": elementwise_case(2, 11, 5, logits=False, amplitude_axes="B", phase_axes="B"),
+    "fixed amplitude": elementwise_case(1, 11, 5, amplitude_axes=""),
+    "fixed phase": elementwise_case(1, 11, 5, phase_axes=""),
+    "real and fixed": elementwise_case(1, 11, 5, amplitude_axes="", phase_axes=None),
+    "gates shared by the batch": elementwise_case(2, 7, 3, amplitude_axes="L", phase_axes="L"),
+    "resets": elementwise_case(2, 11, 5, resets=True),
+    "the first step forgets": first_step_forgets(),
+    "large phases": elementwise_case(1, 11, 5, phase_scale=3e4),
+    "strided": strided(),
+    "bfloat16": in_bfloat16(),
+}
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_elementwise_split_in_time(case: str, device: str) -> None:
+    check_elementwise(ELEMENTWISE[case], device, segments=3, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ["data-controlled", "length 1", "fixed", "resets", "strided"])
+def test_elementwise_serial(case: str, device: str) -> None:
+    check_elementwise(ELEMENTWISE[case], device, segments=1, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_elementwise_growth(device: str) -> None:
+    x = replace(elementwise_case(1, 9, 3, logits=False), growth=True)
+    x = replace(x, amplitude=x.amplitude.clamp(-1) + 0.3)
+    check_elementwise(x, device, None)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_a_positive_log_amplitude_counts_as_zero(device: str) -> None:
+    x = elementwise_case(1, 9, 3, logits=False).to(device)
+    x = replace(x, amplitude=torch.where(x.amplitude < -1, 0.5, x.amplitude))
+    bounded = replace(x, amplitude=x.amplitude.clamp(max=0))
+    for found, expected in zip(
+        elementwise.forward(**vars(x)), elementwise.forward(**vars(bounded)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the NaN
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_the_least_amplitudes(device: str) -> None:
+    x = elementwise_case(1, 3, 4, logits=False).to(device)
+    for value in (-87.0, -1000.0, -torch.inf):
+        x.amplitude[:, :, 0] = value
+        y, last, _ = elementwise.forward(**vars(x))
+        assert torch.equal(y[..., 0], (x.q * (x.k * x.v))[..., 0])
+    x.amplitude[:, 1, 2] = torch.nan
+    y, last, _ = elementwise.forward(**vars(x))
+    assert y.isnan().any(0).tolist() == [[False] * 4] + 2 * [[False, False, True, False]]
+    assert last.isnan().any(1).tolist() == [[False, False, True, False]]
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("phase_axes", [None, "BL", ""])
+def test_elementwise_of_no_sequences(phase_axes: str | None, device: str) -> None:
+    x = elementwise_case(0, 5, 3, phase_axes=phase_axes).to(device)
+    y, last, checkpoints = elementwise.forward(**vars(x))
+    gradients = elementwise.backward(
+        y, last, x.q, x.k, x.v, x.amplitude, x.phase, x.reset, checkpoints, True, False
+    )
+    time = 1 if phase_axes == "" else 5
+    assert [None if t is None else tuple(t.shape) for t in (y, last, checkpoints, *gradients)] == [
+        (0, 5, 3), tuple(x.state.shape), (0, 1, *x.state.shape[1:]), (0, 5, 3), (0, 5, 3),
+        (0, 5, 3), (0, 5, 3), None if x.phase is None else (0, time, 3), tuple(x.state.shape),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", [COMPILED])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("size", [(2, 1000, 300), (3, 64, 8192), (1, 4099, 33)], ids=str)
+def test_elementwise_as_large_as_in_use(
+    size: tuple[int, int, int], resets: bool, device: str
+) -> None:
+    check_elementwise(elementwise_case(*size, resets=resets), device, None)

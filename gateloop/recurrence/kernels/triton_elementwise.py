@@ -1,4 +1,4 @@
-"""The element-wise gated recurrence as Triton kernels: gates inside, native (batch, length, channel).
+"""The element-wise gated recurrence as Triton kernels, gates inside, in (batch, length, channel).
 
     h_n = a_n h_{n-1} + k_n v_n        y_n = q_n Re h_n        a = |a| exp(i·phase)
 
@@ -123,7 +123,9 @@ def backward(
     dq, dk, dv = (torch.empty(v.shape, dtype=t.dtype, device=v.device) for t in (q, k, v))
     dstate = torch.empty_like(grad_last, memory_format=torch.contiguous_format)
     if v.numel() == 0:
-        gates = [None if g is None else g.new_zeros(batch, *g.shape[1:]) for g in (amplitude, phase)]
+        gates = [
+            None if g is None else g.new_zeros(batch, *g.shape[1:]) for g in (amplitude, phase)
+        ]
         assert gates[0] is not None
         return dq, dk, dv, gates[0], gates[1], dstate.copy_(grad_last)
 
@@ -131,12 +133,12 @@ def backward(
     inputs = _inputs(q, k, v, amplitude, phase, reset)
     options = _options(amplitude, phase, reset, logits, growth)
     steps, count = _cut(v, chunks, chunk, segments, growth)
-    # one sum for each segment where a gate is fixed
-    damplitude, dphase = (
-        None if g is None else checkpoints.new_empty(batch, count if g.shape[1] == 1 else length, channels)
-        for g in (amplitude, phase)
+    # where a gate is fixed, one sum for each segment
+    damplitude, by_phase = (
+        checkpoints.new_empty(batch, count if options[fixed] else length, channels)
+        for fixed in ("FIXED_AMPLITUDE", "FIXED_PHASE")
     )
-    assert damplitude is not None
+    dphase = None if phase is None else by_phase
     scratch = checkpoints.new_empty(batch, count, chunk, planes, channels)
     grid = batch * triton.cdiv(channels, BLOCK), count
     with torch.cuda.device_of(v):
@@ -150,13 +152,13 @@ def backward(
             after = _carried(product, added, grad_last, reverse=True)
         kernels.backward[grid](
             *inputs, grad_y, *_strides(grad_y), after, checkpoints, scratch,
-            dq, dk, dv, damplitude, damplitude if dphase is None else dphase, dstate,
+            dq, dk, dv, damplitude, by_phase, dstate,
             length, channels, steps,
             CHUNK=chunk, **options, STAGES=STAGES, num_warps=1,
         )  # fmt: skip
-    if amplitude.shape[1] == 1 and count > 1:
+    if options["FIXED_AMPLITUDE"]:
         damplitude = damplitude.sum(1, keepdim=True)
-    if dphase is not None and phase is not None and phase.shape[1] == 1 and count > 1:
+    if dphase is not None and options["FIXED_PHASE"]:
         dphase = dphase.sum(1, keepdim=True)
     return dq, dk, dv, damplitude, dphase, dstate
 
@@ -199,9 +201,7 @@ def _options(
     }
 
 
-def _cut(
-    v: Tensor, chunks: int, chunk: int, segments: int | None, growth: bool
-) -> tuple[int, int]:
+def _cut(v: Tensor, chunks: int, chunk: int, segments: int | None, growth: bool) -> tuple[int, int]:
     """The steps of a segment, whole chunks, and the number of segments."""
     if segments is None:
         batch, _, channels = v.shape

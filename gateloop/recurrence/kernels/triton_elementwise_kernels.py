@@ -1,4 +1,4 @@
-"""The device side of triton_elementwise: what one program does with its channels and its segment."""
+"""The device side of triton_elementwise: what a program does with its channels and its segment."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def carry(
     batch, channel, here = _place(channels, BLOCK)
     plane = (2 if TURNS else 1) * channels
     h_re, h_im = _load_state(state + batch * plane + channel, channels, here, TURNS)
-    for n in range(0, segments):
+    for n in range(segments):
         segment = segments - 1 - n if REVERSE else n
         place = (batch * segments + segment) * plane + channel
         _store_state(starts + place, channels, here, h_re, h_im, TURNS)
@@ -263,7 +263,7 @@ def backward(
     to_amplitude = tl.zeros((BLOCK,), tl.float32)
     to_phase = tl.zeros((BLOCK,), tl.float32)
     chunks = tl.cdiv(end - begin, CHUNK)
-    for c in range(0, chunks):
+    for c in range(chunks):
         first = begin + (chunks - 1 - c) * CHUNK
         size = tl.minimum(end - first, CHUNK)
         h_re, h_im = _load_state(checkpoints + first // CHUNK * plane, channels, here, TURNS)
