@@ -90,6 +90,73 @@ def forward(
     return y, last, checkpoints
 
 
+def backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    reset: Tensor | None,
+    checkpoints: Tensor,
+    growth: bool = False,
+    *,
+    segments: int | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """The gradients of :func:`forward`, from those of y and of the last state.
+
+    Arguments as in :func:`forward`, ``chunk`` the same; grad_y (batch, length, heads, d_value) of
+    any strides, grad_last (batch, P, heads, d_key, d_value).
+
+    Returns dq and dk (batch, length, heads, d_key) and dv (batch, length, heads, d_value), in the
+    dtypes of q, k and v; the gates' gradients, float32, summed to the gates' shapes; dstate
+    (batch, P, heads, d_key, d_value). A broadcast gate's gradient is written out in full before it
+    is summed.
+    """
+    batch, length, heads, values = v.shape
+    keys = q.shape[3]
+    chunks, planes = checkpoints.shape[1:3]
+    dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    dstate = torch.empty_like(grad_last, memory_format=torch.contiguous_format)
+    if v.numel() == 0 or q.numel() == 0:
+        dphase = None if phase is None else torch.zeros_like(phase)
+        dq, dk = (torch.zeros(q.shape, dtype=t.dtype, device=t.device) for t in (q, k))
+        return dq, dk, dv.zero_(), torch.zeros_like(log_amplitude), dphase, dstate.copy_(grad_last)
+
+    grad_y = _rows(grad_y)
+    inputs = [*_inputs(q, k, v, log_amplitude, phase, reset), grad_y, *_strides(grad_y, 3)]
+    options = _options(q, v, phase, reset, growth, chunk)
+    steps, count = _cut(v, chunks, chunk, segments, growth, options["VALUES"])
+    sizes = length, heads, keys, values, steps
+    blocks = triton.cdiv(values, options["VALUES"])
+    grid = batch * heads, count, blocks
+    # one summand for each block of values
+    parts = checkpoints.new_empty(3 if phase is None else 4, blocks, batch, length, heads, keys)
+    scratch = checkpoints.new_empty(batch, count, chunk // ROWS, planes, heads, keys, values)
+    with torch.cuda.device_of(v):
+        after = grad_last.contiguous()[:, None]
+        if count > 1:
+            product = checkpoints.new_empty(batch, count, planes, heads, keys)
+            added = checkpoints.new_empty(batch, count, planes, heads, keys, values)
+            kernels.reduce_backward[grid](*inputs, product, added, *sizes, **options)
+            after = _carried(product, added, grad_last, reverse=True)
+        kernels.backward[grid](
+            *inputs, after, checkpoints, scratch,
+            parts[0], parts[1], dv, parts[2], parts[-1], dstate, *sizes, **options,
+        )  # fmt: skip
+    dq, dk, damplitude, *dphase_ = parts.sum(1)
+    return (
+        dq.to(q.dtype),
+        dk.to(k.dtype),
+        dv,
+        damplitude.sum_to_size(log_amplitude.shape),
+        None if phase is None else dphase_[0].sum_to_size(phase.shape),
+        dstate,
+    )
+
+
 def _rows(t: Tensor) -> Tensor:
     """With keys or values side by side, copied if need be."""
     return t if t.stride(3) == 1 or t.shape[3] == 1 else t.contiguous()
