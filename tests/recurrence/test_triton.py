@@ -22,8 +22,9 @@ if not CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # triton reads it where a kernel is defined
 pytest.importorskip("triton")
 
+from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
-from tests.recurrence.reference import distance  # noqa: E402
+from tests.recurrence.reference import Inputs, distance, make, step_loop  # noqa: E402
 
 TOLERANCE = 1e-5
 CHUNK = 4
@@ -259,3 +260,118 @@ def test_elementwise_as_large_as_in_use(
     size: tuple[int, int, int], resets: bool, device: str
 ) -> None:
     check_elementwise(elementwise_case(*size, resets=resets), device, None)
+
+
+def planar(state: Tensor) -> Tensor:
+    """(batch, P, heads, d_key, d_value), real and imaginary part side by side."""
+    return torch.stack([state.real, state.imag], 1) if state.is_complex() else state[:, None]
+
+
+def check_chunkwise(
+    x: Inputs, device: str, segments: int | None, growth: bool = False, **options: int
+) -> None:
+    """y, the last state and every gradient, a broadcast gate's beside the terms of its sum."""
+    assert x.state is not None
+    x = x.map(lambda t: t.detach())
+    gates = {"log_amplitude": x.log_amplitude, "phase": x.phase}
+    size = x.q.shape
+    spread = {n: t.expand(size).clone() for n, t in gates.items() if t is not None}
+    leaves = replace(x, **spread).map(lambda t: t.requires_grad_())
+    y, last = step_loop(leaves)
+    expected = [y, planar(last)[:, : 1 if x.phase is None else 2]]
+    noise = torch.Generator().manual_seed(7)
+    grads = [torch.randn(t.shape, generator=noise) for t in expected]
+    terms = torch.autograd.grad(
+        expected, list(leaves.differentiable().values()), [t.double() for t in grads]
+    )
+    by_name = dict(zip(leaves.differentiable(), terms, strict=True))
+    by_name["state"] = planar(by_name["state"])
+
+    x = x.map(lambda t: t.to(torch.complex64 if t.is_complex() else torch.float32).to(device))
+    assert x.state is not None
+    reset = None if x.reset is None else x.reset.to(device)
+    arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
+    y, last, checkpoints = chunkwise.forward(
+        *arguments, planar(x.state), reset, growth, segments=segments, **options
+    )
+    gradients = chunkwise.backward(
+        grads[0].to(device), grads[1].to(device), *arguments, reset, checkpoints, growth,
+        segments=segments, **options,
+    )  # fmt: skip
+    far = {"y": distance(y.cpu(), expected[0]), "last": distance(last.cpu(), expected[1])}
+    names = ("q", "k", "v", "log_amplitude", "phase", "state")
+    for name, found in zip(names, gradients, strict=True):
+        if found is None:
+            assert name == "phase" and x.phase is None
+            continue
+        term = by_name[name]
+        far[name] = distance(found.cpu(), term.sum_to_size(found.shape), term)
+        gate = gates.get(name)
+        assert gate is None or found.shape == gate.shape
+    assert all(value <= TOLERANCE for value in far.values()), far
+
+
+def strided_heads() -> Inputs:
+    x = make((2, 17, 2, 3, 4), seed=3)
+    return replace(
+        x,
+        q=x.q.transpose(1, 2).contiguous().transpose(1, 2),
+        k=x.k.mT.contiguous().mT,
+        v=x.v[:1].expand_as(x.v),
+        log_amplitude=x.log_amplitude.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+
+
+OUTER = {
+    "data-controlled": make((1, 37, 2, 5, 3)),
+    "length 1": make((2, 1, 1, 3, 4)),
+    "one chunk": make((1, 16, 1, 3, 4)),
+    "real, by head": make((1, 33, 2, 5, 3), phase="none", amplitude_axes="BLH"),
+    "fixed": make((1, 33, 2, 5, 3), amplitude_axes="H", phase_axes="HK"),
+    "all by head": make((1, 33, 2, 3, 2), amplitude_axes="BLH", phase_axes="BLH"),
+    "linear attention": make((1, 17, 1, 3, 2), amplitude="one", amplitude_axes="", phase="none"),
+    "resets": make((2, 35, 1, 5, 3), resets=True),
+    "by head, resets": make((1, 35, 1, 5, 3), amplitude_axes="BLH", resets=True),
+    "several blocks of values": make((1, 17, 1, 20, 300)),
+    "large phases": make((1, 33, 1, 3, 2)),
+    "strided": strided_heads(),
+}
+OUTER["large phases"] = replace(
+    OUTER["large phases"], phase=(1e4 * OUTER["large phases"].phase).float().double()
+)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", OUTER)
+def test_chunkwise_split_in_time(case: str, device: str) -> None:
+    check_chunkwise(OUTER[case].to(torch.float32), device, segments=3, chunk=16)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ["data-controlled", "by head, resets"])
+def test_chunkwise_serial(case: str, device: str) -> None:
+    check_chunkwise(OUTER[case].to(torch.float32), device, segments=1, chunk=32)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("phase", ["angle", "none"])
+def test_chunkwise_of_no_sequences(phase: str, device: str) -> None:
+    x = make((0, 5, 2, 3, 4), phase=phase, amplitude_axes="BLH").to(torch.float32)
+    x = x.map(lambda t: t.to(device))
+    assert x.state is not None
+    arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
+    y, last, checkpoints = chunkwise.forward(*arguments, planar(x.state), None)
+    gradients = chunkwise.backward(y, last, *arguments, None, checkpoints)
+    shapes = [None if t is None else t.shape for t in (y, last, *gradients)]
+    state = planar(x.state).shape
+    gates = x.log_amplitude.shape, None if x.phase is None else x.phase.shape
+    assert shapes == [x.v.shape, state, x.q.shape, x.k.shape, x.v.shape, *gates, state]
+
+
+@pytest.mark.parametrize("device", [COMPILED])
+@pytest.mark.parametrize("amplitude_axes", ["BLHK", "BLH"])
+@pytest.mark.parametrize("phase", ["angle", "none"])
+def test_chunkwise_as_large_as_in_use(phase: str, amplitude_axes: str, device: str) -> None:
+    for size in ((2, 333, 3, 64, 64), (1, 130, 2, 128, 100)):
+        x = make(size, phase=phase, amplitude_axes=amplitude_axes, resets=True)
+        check_chunkwise(x.to(torch.float32), device, None)

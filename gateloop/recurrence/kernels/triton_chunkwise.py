@@ -27,7 +27,7 @@ from gateloop.recurrence.kernels.triton_elementwise_kernels import carry
 CHUNK = 64  # steps from one kept state to the next, a multiple of ROWS
 ROWS = 16  # steps of a block, the least that a matrix product takes
 STATE = 4096  # numbers of a program's state, in each plane
-WARPS = 4
+WARPS = 8
 PRECISION = "ieee"
 PROGRAMS = 2  # per multiprocessor, that splitting time aims at; not measured
 
