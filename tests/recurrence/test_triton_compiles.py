@@ -13,10 +13,11 @@ import pytest
 # asked without importing it: the interpreter has to be chosen before that
 pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 
-POINTERS = dict.fromkeys(
-    "q k v amplitude phase state before after starts y last checkpoints product added scratch grad_y grad_last dq dk dv damplitude dphase dstate".split(),
-    "*fp32",
-) | {"reset": "*u8"}
+FLOATS = """
+    q k v amplitude phase before after starts state y last checkpoints product added scratch
+    grad_y dq dk dv damplitude dphase dstate
+""".split()
+POINTERS = dict.fromkeys(FLOATS, "*fp32") | {"reset": "*u8"}
 LOW = ("q", "k", "v", "y", "grad_y", "dq", "dk", "dv")
 
 
@@ -25,22 +26,24 @@ def compile_all(capability: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
+    from gateloop.recurrence.kernels import triton_chunkwise_kernels as chunkwise
     from gateloop.recurrence.kernels import triton_elementwise_kernels as elementwise
 
-    options = [
-        {"LOGITS": True, "TURNS": True, "RESETS": False, "FIXED": False, "LOW": True},
-        {"LOGITS": False, "TURNS": False, "RESETS": True, "FIXED": True, "LOW": False},
-    ]
-    sizes = {"CHUNK": 64, "BLOCK": 64, "STAGES": 8, "GROWTH": False, "REVERSE": True}
+    switches = (
+        "TURNS RESETS LOGITS REVERSE GROWTH FIXED_AMPLITUDE FIXED_PHASE SHARED REDUCE"
+    ).split()
+    on = {"TURNS", "LOGITS", "REVERSE"}
+    sizes = {"CHUNK": 64, "STAGES": 8, "ROWS": 16, "KEYS": 16, "VALUES": 16, "PRECISION": "ieee"}
+    options = [sizes | {name: (name in on) == way for name in switches} for way in (True, False)]
     kernels = [
         *(elementwise.forward, elementwise.reduce_forward, elementwise.carry),
         *(elementwise.reduce_backward, elementwise.backward),
+        *(chunkwise.forward, chunkwise.reduce_backward, chunkwise.backward),
     ]
     for kernel in kernels:
-        for option in options:
-            fixed = {"FIXED_AMPLITUDE": option["FIXED"], "FIXED_PHASE": option["FIXED"]}
-            given = sizes | option | fixed
-            types = POINTERS | (dict.fromkeys(LOW, "*bf16") if option["LOW"] else {})
+        for low, option in enumerate(options):
+            types = POINTERS | (dict.fromkeys(LOW, "*bf16") if low else {})
+            given = option | {"BLOCK": 64}
             constants = {name: given[name] for name in kernel.arg_names if name in given}
             signature = {
                 name: "constexpr" if name in constants else types.get(name, "i32")

@@ -26,7 +26,10 @@ from gateloop.recurrence.kernels.triton_elementwise_kernels import carry
 
 CHUNK = 64  # steps from one kept state to the next, a multiple of ROWS
 ROWS = 16  # steps of a block, the least that a matrix product takes
-STATE = 4096  # numbers of a program's state, in each plane
+# Numbers of a program's state, in each plane: as many as hardly spill from the registers of 8 warps
+# going forwards; backwards some always do.
+STATE = 4096
+STATE_BACKWARD = 2048
 WARPS = 8
 PRECISION = "ieee"
 PROGRAMS = 2  # per multiprocessor, that splitting time aims at; not measured
@@ -70,7 +73,7 @@ def forward(
         return y.zero_(), last.copy_(state), checkpoints
 
     inputs = _inputs(q, k, v, log_amplitude, phase, reset)
-    options = _options(q, v, phase, reset, growth, chunk)
+    options = _options(q, v, log_amplitude, phase, reset, growth, chunk, STATE)
     steps, count = _cut(v, chunks, chunk, segments, growth, options["VALUES"])
     sizes = length, heads, keys, values, steps
     grid = batch * heads, count, triton.cdiv(values, options["VALUES"])
@@ -127,7 +130,7 @@ def backward(
 
     grad_y = _rows(grad_y)
     inputs = [*_inputs(q, k, v, log_amplitude, phase, reset), grad_y, *_strides(grad_y, 3)]
-    options = _options(q, v, phase, reset, growth, chunk)
+    options = _options(q, v, log_amplitude, phase, reset, growth, chunk, STATE_BACKWARD)
     steps, count = _cut(v, chunks, chunk, segments, growth, options["VALUES"])
     sizes = length, heads, keys, values, steps
     blocks = triton.cdiv(values, options["VALUES"])
@@ -167,7 +170,12 @@ def _strides(t: Tensor, axes: int) -> list[int]:
 
 
 def _inputs(
-    q: Tensor, k: Tensor, v: Tensor, log_amplitude: Tensor, phase: Tensor | None, reset: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    reset: Tensor | None,
 ) -> list[Tensor | int]:
     """The kernels' first arguments; what is None is never read."""
     arguments: list[Tensor | int] = []
@@ -181,15 +189,23 @@ def _inputs(
 
 
 def _options(
-    q: Tensor, v: Tensor, phase: Tensor | None, reset: Tensor | None, growth: bool, chunk: int
+    q: Tensor,
+    v: Tensor,
+    log_amplitude: Tensor,
+    phase: Tensor | None,
+    reset: Tensor | None,
+    growth: bool,
+    chunk: int,
+    most: int,
 ) -> dict[str, Any]:
     keys = max(ROWS, triton.next_power_of_2(q.shape[3]))
-    values = max(ROWS, min(triton.next_power_of_2(v.shape[3]), STATE // keys))
+    values = max(ROWS, min(triton.next_power_of_2(v.shape[3]), most // keys))
     return {
         "CHUNK": chunk,
         "GROWTH": growth,
         "TURNS": phase is not None,
         "RESETS": reset is not None,
+        "SHARED": log_amplitude.shape[3] == 1,
         "ROWS": ROWS,
         "KEYS": keys,
         "VALUES": values,

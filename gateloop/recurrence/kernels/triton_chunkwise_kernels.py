@@ -8,9 +8,11 @@ m + 1 to n,
     y_n = (q̃_n ⊙ since_n) S + Σ_{m ≤ n} (Σ q̃_n ⊙ k̃_m ⊙ R(n, m)) v_m
     S' = e^{iΦ_end} (whole ⊙ S + Σ_m (k̃_m ⊙ until_m)ᵀ v_m)
 
-where since_n is the product of |a| up to n, until_m from m + 1 on, and whole all of it. These are
-built up a step at a time as products of numbers at most 1, with no sums of logarithms to subtract:
-a reset is a factor 0.
+where since_n is the product of |a| up to n, until_m from m + 1 on, and whole all of it. They come
+from float64 sums of log|a| over the block, so that every exponent is at most 0 and no digits are
+lost between large sums; a reset starts another segment, and what lies in different segments does
+not meet. Where all keys of a head share one |a|, R is a matrix; else the pairs are taken one column
+after the other, R(·, m) being built up by products.
 """
 
 from __future__ import annotations
@@ -24,11 +26,6 @@ from gateloop.recurrence.kernels.triton_math import exp, sin_cos
 @triton.jit
 def _row(tile, n, ROWS: tl.constexpr):
     return tl.sum(tl.where((tl.arange(0, ROWS) == n)[:, None], tile, 0.0), 0)
-
-
-@triton.jit
-def _with_row(tile, n, row, ROWS: tl.constexpr):
-    return tl.where((tl.arange(0, ROWS) == n)[:, None], row[None, :], tile)
 
 
 @triton.jit
@@ -54,17 +51,52 @@ def _store_state(pointer, plane, here, re, im, TURNS: tl.constexpr):
 
 
 @triton.jit
-def _amplitudes(pointer, reset, here, later, GROWTH: tl.constexpr, RESETS: tl.constexpr):
-    """|a|, 0 where the state is forgotten, 1 past the end; and which steps remember."""
+def _decays(
+    pointer, reset, here, later,
+    GROWTH: tl.constexpr, RESETS: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
+    """log|a| and its sums, since, until and whole; the steps' segments, and which remember.
+
+    One column for all keys where they share them.
+    """
+    if SHARED:
+        here = (~later)[:, None]
     x = tl.load(pointer, mask=here, other=0.0)
+    x = tl.where(x < -87.0, -87.0, x)  # -inf in a sum turns into NaN
     if not GROWTH:
         x = tl.where(x > 0.0, 0.0, x)
-    size = exp(x)
+    sums, total = tl.cumsum(x.to(tl.float64), 0), tl.sum(x.to(tl.float64), 0)
+    since = exp(sums.to(tl.float32))
+    until = exp((total[None, :] - sums).to(tl.float32))
+    whole = exp(total.to(tl.float32))
     remember = ~later
+    segment = tl.zeros_like(later.to(tl.int32))
     if RESETS:
-        remember = remember & (tl.load(reset, mask=~later, other=0) == 0)
-        size = tl.where((remember | later)[:, None], size, 0.0)
-    return size, remember
+        forget = tl.load(reset, mask=~later, other=0).to(tl.int32)
+        remember = remember & (forget == 0)
+        segment = tl.cumsum(forget, 0)
+        final = tl.sum(forget, 0)
+        since = tl.where((segment == 0)[:, None], since, 0.0)
+        until = tl.where((segment == final)[:, None], until, 0.0)
+        whole = tl.where(final == 0, whole, 0.0)
+    return x, sums, since, until, whole, segment, remember
+
+
+@triton.jit
+def _ratios(sums, segment, ROWS: tl.constexpr):
+    """R(n, m) for m <= n, of a |a| that the keys share."""
+    row = tl.arange(0, ROWS)
+    meet = (row[:, None] >= row[None, :]) & (segment[:, None] == segment[None, :])
+    return tl.where(meet, exp((sums - tl.trans(sums)).to(tl.float32)), 0.0)
+
+
+@triton.jit
+def _sizes(x, segment, ROWS: tl.constexpr):
+    """|a|, 0 where a segment begins."""
+    row = tl.arange(0, ROWS)
+    # the segment of the step before, 0 before the first
+    earlier = tl.sum(tl.where(row[:, None] == row[None, :] + 1, segment[None, :], 0), 1)
+    return tl.where((segment == earlier)[:, None], exp(x), 0.0)
 
 
 @triton.jit
@@ -84,33 +116,31 @@ def _within_a_turn(angle):
 
 
 @triton.jit
-def _until(size, ROWS: tl.constexpr):
-    """until and whole."""
-    until = tl.full(size.shape, 1.0, tl.float32)
-    whole = tl.full((size.shape[1],), 1.0, tl.float32)
-    for j in range(ROWS):
-        m = ROWS - 1 - j
-        until = _with_row(until, m, whole, ROWS)
-        whole *= _row(size, m, ROWS)
-    return until, whole
-
-
-@triton.jit
-def _scores(q_re, q_im, k_re, k_im, size, ROWS: tl.constexpr, TURNS: tl.constexpr):
-    """The scores of a block's steps for each other, and since."""
-    row = tl.arange(0, ROWS)
-    decay = tl.full(size.shape, 1.0, tl.float32)
-    scores = tl.zeros((ROWS, ROWS), tl.float32)
-    for j in range(ROWS):
-        m = ROWS - 1 - j
-        products = q_re * _row(k_re, m, ROWS)[None, :]
+def _scores(
+    q_re, q_im, k_re, k_im, x, sums, segment,
+    TURNS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """What a block's steps read of one another."""
+    if SHARED:
+        scores = tl.dot(q_re, tl.trans(k_re), input_precision=PRECISION)
         if TURNS:
-            products += q_im * _row(k_im, m, ROWS)[None, :]
-        column = tl.sum(products * decay, 1)
-        filled = (row >= m)[:, None] & (row == m)[None, :]
-        scores = tl.where(filled, column[:, None], scores)
-        decay = tl.where((row >= m)[:, None], decay * _row(size, m, ROWS)[None, :], decay)
-    return scores, decay
+            scores += tl.dot(q_im, tl.trans(k_im), input_precision=PRECISION)
+        return scores * _ratios(sums, segment, ROWS)
+    else:
+        row = tl.arange(0, ROWS)
+        size = _sizes(x, segment, ROWS)
+        decay = tl.full(size.shape, 1.0, tl.float32)
+        scores = tl.zeros((ROWS, ROWS), tl.float32)
+        for j in range(ROWS):
+            m = ROWS - 1 - j
+            products = q_re * _row(k_re, m, ROWS)[None, :]
+            if TURNS:
+                products += q_im * _row(k_im, m, ROWS)[None, :]
+            column = tl.sum(products * decay, 1)
+            filled = (row >= m)[:, None] & (row == m)[None, :]
+            scores = tl.where(filled, column[:, None], scores)
+            decay = tl.where((row >= m)[:, None], decay * _row(size, m, ROWS)[None, :], decay)
+        return scores
 
 
 @triton.jit
@@ -137,8 +167,8 @@ def forward(
     phase, phase_batch, phase_time, phase_head, phase_key, reset,
     before, y, last, checkpoints, product, added, length, heads, keys, values, steps,
     CHUNK: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr, RESETS: tl.constexpr,
-    REDUCE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
-    PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, REDUCE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    VALUES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One segment from the state before it: y, the kept states, the last segment's last state.
 
@@ -158,7 +188,9 @@ def forward(
     q += batch * q_batch + head * q_head + key[None, :]
     k += batch * k_batch + head * k_head + key[None, :]
     v += batch * v_batch + head * v_head + value[None, :]
-    amplitude += batch * amplitude_batch + head * amplitude_head + key[None, :] * amplitude_key
+    amplitude += batch * amplitude_batch + head * amplitude_head
+    if not SHARED:
+        amplitude += key[None, :] * amplitude_key
     phase += batch * phase_batch + head * phase_head + key[None, :] * phase_key
     reset += batch * length
     y += batch * length * heads * values + head * values + value[None, :]
@@ -175,18 +207,17 @@ def forward(
     for first in range(begin, end, ROWS):
         t = (first + row)[:, None]
         here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-        size, _ = _amplitudes(
+        x, sums, since, until, whole, along, _ = _decays(
             amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
-            GROWTH, RESETS,
+            GROWTH, RESETS, SHARED,
         )  # fmt: skip
         v_t = _load(v + t * v_time, is_input)
         k_re = _load(k + t * k_time, here)
-        k_im, sin_end, cos_end = k_re, p_re, p_re
+        k_im, sin_end, cos_end = k_re, k_re, k_re
         if TURNS:
             sin, cos, sin_end, cos_end = _turns(phase + t * phase_time, here)
             k_im = -sin * k_re
             k_re *= cos
-        until, whole = _until(size, ROWS)
         if REDUCE:
             p_re *= whole
             p_im *= whole
@@ -198,9 +229,11 @@ def forward(
             if TURNS:
                 q_im = -sin * q_re
                 q_re *= cos
-            scores, since = _scores(q_re, q_im, k_re, k_im, size, ROWS, TURNS)
+            scores = _scores(q_re, q_im, k_re, k_im, x, sums, along, TURNS, SHARED, ROWS, PRECISION)
             if first % CHUNK == 0:
-                _store_state(checkpoints + first // CHUNK * planes, plane, is_state, s_re, s_im, TURNS)
+                _store_state(
+                    checkpoints + first // CHUNK * planes, plane, is_state, s_re, s_im, TURNS
+                )
             y_t = tl.dot(scores, v_t, input_precision=PRECISION)
             y_t += tl.dot(q_re * since, s_re, input_precision=PRECISION)
             if TURNS:
@@ -211,7 +244,12 @@ def forward(
         )
     if REDUCE:
         _store_state(
-            added + (batch * segments + segment) * planes + place, plane, is_state, s_re, s_im, TURNS
+            added + (batch * segments + segment) * planes + place,
+            plane,
+            is_state,
+            s_re,
+            s_im,
+            TURNS,
         )
         if tl.program_id(2) == 0:
             ends = (batch * segments + segment) * (2 if TURNS else 1) * heads * keys
@@ -222,17 +260,6 @@ def forward(
 
 
 @triton.jit
-def _since(size, ROWS: tl.constexpr):
-    """since and whole."""
-    since = tl.full(size.shape, 1.0, tl.float32)
-    whole = tl.full((size.shape[1],), 1.0, tl.float32)
-    for n in range(ROWS):
-        whole *= _row(size, n, ROWS)
-        since = _with_row(since, n, whole, ROWS)
-    return since, whole
-
-
-@triton.jit
 def reduce_backward(
     q, q_batch, q_time, q_head, k, k_batch, k_time, k_head, v, v_batch, v_time, v_head,
     amplitude, amplitude_batch, amplitude_time, amplitude_head, amplitude_key,
@@ -240,7 +267,8 @@ def reduce_backward(
     grad_y, grad_y_batch, grad_y_time, grad_y_head,
     product, added, length, heads, keys, values, steps,
     CHUNK: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr, RESETS: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A segment as one step for the state's gradient, towards the past: G ↦ product ⊙ G + added."""
     batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
@@ -254,7 +282,9 @@ def reduce_backward(
     begin = segment * steps
     end = tl.minimum(begin + steps, length)
     q += batch * q_batch + head * q_head + key[None, :]
-    amplitude += batch * amplitude_batch + head * amplitude_head + key[None, :] * amplitude_key
+    amplitude += batch * amplitude_batch + head * amplitude_head
+    if not SHARED:
+        amplitude += key[None, :] * amplitude_key
     phase += batch * phase_batch + head * phase_head + key[None, :] * phase_key
     reset += batch * length
     grad_y += batch * grad_y_batch + head * grad_y_head + value[None, :]
@@ -268,11 +298,10 @@ def reduce_backward(
         first = begin + (blocks - 1 - block) * ROWS
         t = (first + row)[:, None]
         here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-        size, _ = _amplitudes(
+        _, _, since, _, whole, _, _ = _decays(
             amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
-            GROWTH, RESETS,
+            GROWTH, RESETS, SHARED,
         )  # fmt: skip
-        since, whole = _since(size, ROWS)
         q_re = _load(q + t * q_time, here)
         dy = _load(grad_y + t * grad_y_time, is_input)
         if TURNS:
@@ -300,22 +329,33 @@ def reduce_backward(
 
 @triton.jit
 def _pairs(
-    weights, q_re, q_im, k_re, k_im, dq_re, dq_im, dk_re, dk_im, size,
-    ROWS: tl.constexpr, TURNS: tl.constexpr,
+    weights, q_re, q_im, k_re, k_im, dq_re, dq_im, dk_re, dk_im, x, sums, segment,
+    TURNS: tl.constexpr, SHARED: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the scores of a block's steps for earlier ones add to the gradients of q̃ and k̃."""
+    """Adds what a block's steps read of earlier ones to the gradients of q̃ and k̃."""
     row = tl.arange(0, ROWS)
-    decay = tl.full(size.shape, 1.0, tl.float32)
-    for j in range(ROWS):
-        m = ROWS - 1 - j
-        column = tl.sum(tl.where((row == m)[None, :], weights, 0.0), 1)
-        weight = tl.where(row > m, column, 0.0)[:, None] * decay
-        dq_re += weight * _row(k_re, m, ROWS)[None, :]
-        dk_re = _with_row(dk_re, m, _row(dk_re, m, ROWS) + tl.sum(weight * q_re, 0), ROWS)
+    weights = tl.where(row[:, None] > row[None, :], weights, 0.0)
+    if SHARED:
+        weights *= _ratios(sums, segment, ROWS)
+        dq_re += tl.dot(weights, k_re, input_precision=PRECISION)
+        dk_re += tl.dot(tl.trans(weights), q_re, input_precision=PRECISION)
         if TURNS:
-            dq_im += weight * _row(k_im, m, ROWS)[None, :]
-            dk_im = _with_row(dk_im, m, _row(dk_im, m, ROWS) + tl.sum(weight * q_im, 0), ROWS)
-        decay = tl.where((row >= m)[:, None], decay * _row(size, m, ROWS)[None, :], decay)
+            dq_im += tl.dot(weights, k_im, input_precision=PRECISION)
+            dk_im += tl.dot(tl.trans(weights), q_im, input_precision=PRECISION)
+    else:
+        size = _sizes(x, segment, ROWS)
+        decay = tl.full(size.shape, 1.0, tl.float32)
+        for j in range(ROWS):
+            m = ROWS - 1 - j
+            column = tl.sum(tl.where((row == m)[None, :], weights, 0.0), 1)
+            weight = column[:, None] * decay
+            is_m = (row == m)[:, None]
+            dq_re += weight * _row(k_re, m, ROWS)[None, :]
+            dk_re += tl.where(is_m, tl.sum(weight * q_re, 0)[None, :], 0.0)
+            if TURNS:
+                dq_im += weight * _row(k_im, m, ROWS)[None, :]
+                dk_im += tl.where(is_m, tl.sum(weight * q_im, 0)[None, :], 0.0)
+            decay = tl.where((row >= m)[:, None], decay * _row(size, m, ROWS)[None, :], decay)
     return dq_re, dq_im, dk_re, dk_im
 
 
@@ -328,7 +368,8 @@ def backward(
     after, checkpoints, scratch, dq, dk, dv, damplitude, dphase, dstate,
     length, heads, keys, values, steps,
     CHUNK: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr, RESETS: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One segment from the gradient behind it: every gradient, those of q, k and the gates as far
     as this program's values go.
@@ -355,7 +396,9 @@ def backward(
     q += batch * q_batch + head * q_head + key[None, :]
     k += batch * k_batch + head * k_head + key[None, :]
     v += batch * v_batch + head * v_head + value[None, :]
-    amplitude += batch * amplitude_batch + head * amplitude_head + key[None, :] * amplitude_key
+    amplitude += batch * amplitude_batch + head * amplitude_head
+    if not SHARED:
+        amplitude += key[None, :] * amplitude_key
     phase += batch * phase_batch + head * phase_head + key[None, :] * phase_key
     reset += batch * length
     grad_y += batch * grad_y_batch + head * grad_y_head + value[None, :]
@@ -382,13 +425,12 @@ def backward(
             )  # fmt: skip
             t = (first + row)[:, None]
             here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-            size, _ = _amplitudes(
+            _, _, _, until, whole, _, _ = _decays(
                 amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
-                GROWTH, RESETS,
+                GROWTH, RESETS, SHARED,
             )  # fmt: skip
             k_re = _load(k + t * k_time, here)
-            until, whole = _until(size, ROWS)
-            k_im, sin_end, cos_end = k_re, whole, whole
+            k_im, sin_end, cos_end = k_re, k_re, k_re
             if TURNS:
                 sin, cos, sin_end, cos_end = _turns(phase + t * phase_time, here)
                 k_im = -sin * k_re
@@ -405,9 +447,9 @@ def backward(
             first = first_of_chunk + block * ROWS
             t = (first + row)[:, None]
             here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-            size, remember = _amplitudes(
+            x, sums, since, until, whole, along, remember = _decays(
                 amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
-                GROWTH, RESETS,
+                GROWTH, RESETS, SHARED,
             )  # fmt: skip
             q_t, k_t = _load(q + t * q_time, here), _load(k + t * k_time, here)
             v_t, dy = _load(v + t * v_time, is_input), _load(grad_y + t * grad_y_time, is_input)
@@ -423,8 +465,7 @@ def backward(
                     cos_end[:, None] * g_re + sin_end[:, None] * g_im,
                     cos_end[:, None] * g_im - sin_end[:, None] * g_re,
                 )
-            until, whole = _until(size, ROWS)
-            scores, since = _scores(q_re, q_im, k_re, k_im, size, ROWS, TURNS)
+            scores = _scores(q_re, q_im, k_re, k_im, x, sums, along, TURNS, SHARED, ROWS, PRECISION)
             s_re, s_im = _load_state(scratch + block * planes, plane, is_state, TURNS)
 
             dv_t = tl.dot(tl.trans(scores), dy, input_precision=PRECISION)
@@ -438,7 +479,22 @@ def backward(
                 dk_im = until * tl.dot(v_t, tl.trans(g_im), input_precision=PRECISION)
             weights = tl.dot(dy, tl.trans(v_t), input_precision=PRECISION)
             dq_re, dq_im, dk_re, dk_im = _pairs(
-                weights, q_re, q_im, k_re, k_im, dq_re, dq_im, dk_re, dk_im, size, ROWS, TURNS
+                weights,
+                q_re,
+                q_im,
+                k_re,
+                k_im,
+                dq_re,
+                dq_im,
+                dk_re,
+                dk_im,
+                x,
+                sums,
+                along,
+                TURNS,
+                SHARED,
+                ROWS,
+                PRECISION,
             )
             stretch = q_re * dq_re - k_re * dk_re
             if TURNS:
