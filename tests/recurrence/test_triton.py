@@ -214,7 +214,7 @@ def test_elementwise_growth(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
-def test_a_positive_log_amplitude_counts_as_zero(device: str) -> None:
+def test_elementwise_counts_a_positive_log_amplitude_as_zero(device: str) -> None:
     x = elementwise_case(1, 9, 3, logits=False).to(device)
     x = replace(x, amplitude=torch.where(x.amplitude < -1, 0.5, x.amplitude))
     bounded = replace(x, amplitude=x.amplitude.clamp(max=0))
@@ -226,7 +226,7 @@ def test_a_positive_log_amplitude_counts_as_zero(device: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the NaN
 @pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
-def test_the_least_amplitudes(device: str) -> None:
+def test_elementwise_least_amplitudes(device: str) -> None:
     x = elementwise_case(1, 3, 4, logits=False).to(device)
     for value in (-87.0, -1000.0, -torch.inf):
         x.amplitude[:, :, 0] = value

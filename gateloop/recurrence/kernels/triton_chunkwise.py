@@ -4,7 +4,7 @@
 
 A program takes one head of one batch entry, a block of values and a segment of time, and walks
 through its segment in blocks of 16 steps with the state in registers: matrix products within a
-block and with the state (triton_chunkwise_kernels has the algebra). As in triton_elementwise, one
+block and with the state (triton_chunkwise_block has the algebra). As in triton_elementwise, one
 segment is the serial variant, and more are three phases: each segment as one step, the states
 between them, all segments at once. The forward pass keeps the state before every ``chunk`` steps;
 the backward pass computes everything else again.
