@@ -20,10 +20,12 @@ if not CUDA:
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("triton was imported before it was told to interpret", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"  # triton reads it where a kernel is defined
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
 
 from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
+from gateloop.recurrence.kernels.triton_math import exp, sin_cos  # noqa: E402
 from tests.recurrence.reference import Inputs, distance, make, step_loop  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -32,6 +34,30 @@ COMPILED = pytest.param(
     "cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not CUDA, reason="needs CUDA")]
 )
 INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(CUDA, reason="compiled instead"))
+
+
+@triton.jit
+def _functions(x, out, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    sin, cos = sin_cos(tl.load(x + i))
+    tl.store(out + i, exp(tl.load(x + i)))
+    tl.store(out + SIZE + i, sin)
+    tl.store(out + 2 * SIZE + i, cos)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 80.0, 1e5])
+def test_elementary_functions(scale: float, device: str) -> None:
+    size = 4096
+    x = (torch.linspace(-scale, scale, size) + torch.rand(size) * scale / size).to(device)
+    out = torch.empty(3, size, device=device)
+    _functions[(1,)](x, out, size)
+    powers = x.double().clamp(-87, 88).exp()
+    expected = torch.stack([powers, x.double().sin(), x.double().cos()])
+    expected[0] /= powers
+    out = out.double()
+    out[0] /= powers
+    assert (out - expected).abs().max() < 1.5e-7
 
 
 @dataclass(frozen=True)
