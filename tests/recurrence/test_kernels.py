@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gateloop.recurrence import gate_loop, gated_linear_recurrence, kernels, linear_scan
-from gateloop.recurrence.kernels import compiler, operators
+from gateloop.recurrence.kernels import compiler, cuda, operators
 from tests.recurrence.reference import (
     TOLERANCE,
     Inputs,
@@ -303,6 +303,17 @@ def test_in_a_compiled_function() -> None:
         gradients.append(torch.autograd.grad(function(q, alpha), [q, alpha]))
     for expected, found in zip(*gradients, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_device_whose_kernels_are_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuda.disagreement(torch.device("cpu")) == ""
+    right = operators.gate_loop
+
+    def wrong(q, k, v, alpha, beta, *others):  # type: ignore[no-untyped-def]
+        return right(q, k, v, alpha, 1.001 * beta, *others)
+
+    monkeypatch.setattr(cuda.operators, "gate_loop", wrong)
+    assert "is off by" in cuda.disagreement(torch.device("cpu"))
 
 
 def scanned(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor, reset: torch.Tensor | None):  # type: ignore[no-untyped-def]

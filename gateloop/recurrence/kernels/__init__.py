@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from gateloop.recurrence.kernels import cpu, operators
+from gateloop.recurrence.kernels import cpu, cuda, operators
 
 __all__ = ["available", "fused", "fuses", "linear_scan_backward", "solve_", "solves", "without"]
 
@@ -28,7 +28,7 @@ def without() -> Iterator[None]:
 
 
 def available(device: str, real: torch.dtype) -> bool:
-    """Whether there are kernels for a kind of device and a precision."""
+    """Whether there are kernels for all of a kind of device and a precision."""
     return not _left_out and _built(device, real)
 
 
@@ -37,15 +37,24 @@ def _built(device: str, real: torch.dtype) -> bool:
     return device == "cpu" and cpu.available(real)
 
 
+@torch.compiler.assume_constant_result
+def _fuses_on_cuda(real: torch.dtype) -> bool:
+    return real == torch.float32 and cuda.available()
+
+
 def fuses(
     q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, state: Tensor, complex_output: bool
 ) -> bool:
     """Whether one kernel takes a recurrence whole, from its gates to its read-out."""
-    if complex_output or v.is_complex() or not available(v.device.type, v.dtype):
+    if complex_output or v.is_complex():
         return False
     if q.shape[3] > 1 or v.shape[3] > 1:
-        return True
-    return not (q.is_complex() or k.is_complex()) and state.is_complex() == (phase is not None)
+        return available(v.device.type, v.dtype)
+    if q.is_complex() or k.is_complex() or state.is_complex() != (phase is not None):
+        return False
+    if v.device.type == "cuda":
+        return not _left_out and _fuses_on_cuda(v.dtype)
+    return available(v.device.type, v.dtype)
 
 
 def fused(

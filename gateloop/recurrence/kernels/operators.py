@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gateloop.recurrence.kernels import cpu
 
-CHUNK = 16  # steps between the states that gate_loop keeps
+CHUNK = {"cpu": 16, "cuda": 64}  # steps between the states that gate_loop keeps
 
 
 @torch.library.custom_op("gateloop::gate_loop", mutates_args=(), device_types="cpu")
@@ -35,16 +35,24 @@ def gate_loop(
         that count as 0 above it unless ``growth``; radians, or None for a real recurrence.
         state (batch, parts, channels): real and imaginary part, or the one of a real recurrence.
         reset (batch, length) bool or None: the state is zero before that step.
-    Returns y (batch, length, channels), the last state, and the states before every 16th step,
-    (batch, ⌈length / 16⌉, parts, channels), from which the backward pass computes all others again.
-    All of one dtype, float32 or float64.
+    Returns y (batch, length, channels), the last state, and the states before every CHUNK steps,
+    (batch, ⌈length / CHUNK⌉, parts, channels), from which the backward pass computes all others
+    again. All of one dtype, float32 or, on a CPU, float64.
     """
     return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth)
 
 
+@gate_loop.register_kernel("cuda")
+def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_elementwise
+
+    return triton_elementwise.forward(q, k, v, amplitude, phase, state, reset, logits, growth)
+
+
 @gate_loop.register_fake
 def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
-    chunks = (v.shape[1] + CHUNK - 1) // CHUNK
+    chunk = CHUNK[v.device.type]
+    chunks = (v.shape[1] + chunk - 1) // chunk
     kept = state.new_empty(state.shape[0], chunks, state.shape[1], state.shape[2])
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
@@ -72,6 +80,16 @@ def gate_loop_backward(
     )
     by_phase = v.new_empty(0) if by_phase is None else by_phase
     return by_q, by_k, by_v, by_amplitude, by_phase, by_state
+
+
+@gate_loop_backward.register_kernel("cuda")
+def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_elementwise
+
+    *others, by_phase, by_state = triton_elementwise.backward(
+        grad_y, grad_last, q, k, v, amplitude, phase, reset, kept, logits, growth
+    )
+    return (*others, v.new_empty(0) if by_phase is None else by_phase, by_state)
 
 
 @gate_loop_backward.register_fake

@@ -1,0 +1,428 @@
+"""The Triton kernels against a float64 step loop: interpreted on the CPU, compiled where CUDA is.
+
+The interpreter runs a kernel's operations one by one with NumPy: what is computed is held to
+account without a GPU, how fast it is is not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+CUDA = torch.cuda.is_available()
+if not CUDA:
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("triton was imported before it was told to interpret", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"  # triton reads it where a kernel is defined
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+
+from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
+from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
+from gateloop.recurrence.kernels.triton_math import exp, sin_cos  # noqa: E402
+from tests.recurrence.reference import Inputs, distance, make, step_loop  # noqa: E402
+
+TOLERANCE = 1e-5
+CHUNK = 4
+COMPILED = pytest.param(
+    "cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not CUDA, reason="needs CUDA")]
+)
+INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(CUDA, reason="compiled instead"))
+
+
+@triton.jit
+def _functions(x, out, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    sin, cos = sin_cos(tl.load(x + i))
+    tl.store(out + i, exp(tl.load(x + i)))
+    tl.store(out + SIZE + i, sin)
+    tl.store(out + 2 * SIZE + i, cos)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 80.0, 1e5])
+def test_elementary_functions(scale: float, device: str) -> None:
+    size = 4096
+    x = (torch.linspace(-scale, scale, size) + torch.rand(size) * scale / size).to(device)
+    out = torch.empty(3, size, device=device)
+    _functions[(1,)](x, out, size)
+    powers = x.double().clamp(-87, 88).exp()
+    expected = torch.stack([powers, x.double().sin(), x.double().cos()])
+    expected[0] /= powers
+    out = out.double()
+    out[0] /= powers
+    assert (out - expected).abs().max() < 1.5e-7
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Arguments of the element-wise operator, in its order."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    amplitude: Tensor
+    phase: Tensor | None
+    state: Tensor
+    reset: Tensor | None
+    logits: bool = True
+    growth: bool = False
+
+    def to(self, device: str) -> Elementwise:
+        moved = {n: t.to(device) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **moved)
+
+
+def elementwise_case(
+    batch: int,
+    length: int,
+    channels: int,
+    *,
+    logits: bool = True,
+    amplitude_axes: str = "BL",
+    phase_axes: str | None = "BL",
+    phase_scale: float = 3.0,
+    resets: bool = False,
+) -> Elementwise:
+    """Random arguments, gate logits mixing −30 and +8. Axes not named have size 1."""
+    noise = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=noise)
+
+    def gate_size(axes: str) -> tuple[int, int, int]:
+        return (batch if "B" in axes else 1, length if "L" in axes else 1, channels)
+
+    alpha = mixed(normal(*gate_size(amplitude_axes)), noise)
+    planes = 1 if phase_axes is None else 2
+    return Elementwise(
+        *(normal(batch, length, channels) for _ in range(3)),
+        alpha if logits else logsigmoid(alpha),
+        None if phase_axes is None else phase_scale * normal(*gate_size(phase_axes)),
+        normal(batch, planes, channels),
+        torch.rand(batch, length, generator=noise) < 0.15 if resets else None,
+        logits,
+    )
+
+
+def mixed(alpha: Tensor, noise: torch.Generator) -> Tensor:
+    kind = torch.rand(alpha.shape, generator=noise)
+    return torch.where(kind < 0.2, alpha - 30, torch.where(kind < 0.6, alpha + 8, alpha))
+
+
+def elementwise_steps(
+    q: Tensor, k: Tensor, v: Tensor, log_amplitude: Tensor, phase: Tensor, state: Tensor,
+    reset: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The recurrence as it is written, every argument expanded to (batch, length, channels)."""
+    a = log_amplitude.exp() * torch.exp(1j * phase)
+    h = torch.complex(state[:, 0], state[:, 1] if state.shape[1] == 2 else 0 * state[:, 0])
+    outputs = []
+    for n in range(v.shape[1]):
+        if reset is not None:
+            h = h * ~reset[:, n, None]
+        h = a[:, n] * h + k[:, n] * v[:, n]
+        outputs.append(q[:, n] * h.real)
+    return torch.stack(outputs, 1), torch.stack([h.real, h.imag], 1)[:, : state.shape[1]]
+
+
+def check_elementwise(x: Elementwise, device: str, segments: int | None, **options: int) -> None:
+    """y, the last state and every gradient, a broadcast gate's beside the terms of its sum."""
+    x = x.to(device)
+    size = x.v.shape
+    gates = [x.amplitude, torch.zeros_like(x.amplitude) if x.phase is None else x.phase]
+    leaves = [t.double().expand(size).detach().requires_grad_() for t in (x.q, x.k, x.v, *gates)]
+    leaves.append(x.state.double().requires_grad_())
+    q, k, v, amplitude, phase, state = leaves
+    log_amplitude = logsigmoid(amplitude) if x.logits else amplitude
+    expected = elementwise_steps(q, k, v, log_amplitude, phase, state, x.reset)
+    noise = torch.Generator().manual_seed(7)
+    grad_y, grad_last = (torch.randn(t.shape, generator=noise).to(device) for t in expected)
+    grad_y = grad_y.to(x.v.dtype)
+    terms = list(torch.autograd.grad(expected, leaves, (grad_y.double(), grad_last.double())))
+
+    arguments = (x.q, x.k, x.v, x.amplitude, x.phase)
+    y, last, checkpoints = elementwise.forward(
+        *arguments, x.state, x.reset, x.logits, x.growth, segments=segments, **options
+    )
+    gradients = elementwise.backward(
+        grad_y, grad_last, *arguments, x.reset, checkpoints, x.logits, x.growth,
+        segments=segments, **options,
+    )  # fmt: skip
+    chunk = options.get("chunk", elementwise.CHUNK)
+    assert checkpoints.shape == (size[0], -(-size[1] // chunk), *x.state.shape[1:])
+    assert y.dtype == x.v.dtype and [t.dtype for t in gradients[:3]] == [x.q.dtype] * 3
+    far = {}
+    names = ("y", "last", "q", "k", "v", "amplitude", "phase", "state")
+    for name, found, term in zip(names, (y, last, *gradients), (*expected, *terms), strict=True):
+        if name == "phase" and x.phase is None:
+            assert found is None
+            continue
+        assert found is not None
+        gate = {"amplitude": x.amplitude, "phase": x.phase}.get(name)
+        summed = gate is not None and gate.shape[1] == 1
+        far[name] = distance(found, term.sum(1, keepdim=True) if summed else term, term)
+    # rounded to 16 bits at the end; the interpreter cuts off where a GPU rounds
+    low = () if x.v.dtype == torch.float32 else ("y", "q", "k", "v")
+    limits = {name: 2**-7 if name in low else TOLERANCE for name in far}
+    assert all(far[name] <= limits[name] for name in far), far
+
+
+def strided() -> Elementwise:
+    """q channels-first, k constant over time, v shared by the batch, a gate in a wider tensor."""
+    x = elementwise_case(2, 6, 5)
+    return replace(
+        x,
+        q=x.q.mT.contiguous().mT,
+        k=x.k[:, :1].expand_as(x.v),
+        v=x.v[:1].expand_as(x.v),
+        amplitude=torch.cat([x.amplitude, x.amplitude], -1)[..., :5],
+        state=x.state.mT.contiguous().mT,
+    )
+
+
+def first_step_forgets() -> Elementwise:
+    x = elementwise_case(2, 6, 3)
+    reset = torch.zeros(2, 6, dtype=torch.bool)
+    reset[0, 0] = reset[1, CHUNK] = True
+    return replace(x, reset=reset)
+
+
+def in_bfloat16() -> Elementwise:
+    x = elementwise_case(1, 9, 5)
+    return replace(x, q=x.q.bfloat16(), k=x.k.bfloat16(), v=x.v.bfloat16())
+
+
+ELEMENTWISE = {
+    "data-controlled": elementwise_case(1, 13, 5),
+    "length 1": elementwise_case(2, 1, 3),
+    "one chunk": elementwise_case(1, 4, 3),
+    "a chunk and a step": elementwise_case(1, 5, 3),
+    "two blocks of channels": elementwise_case(1, 5, 70),
+    "log amplitude": elementwise_case(1, 9, 5, logits=False),
+    "real": elementwise_case(1, 9, 5, phase_axes=None, resets=True),
+    "fixed": elementwise_case(2, 9, 5, logits=False, amplitude_axes="B", phase_axes="B"),
+    "fixed amplitude": elementwise_case(1, 9, 5, amplitude_axes=""),
+    "fixed phase": elementwise_case(1, 9, 5, phase_axes=""),
+    "real and fixed": elementwise_case(1, 9, 5, amplitude_axes="", phase_axes=None),
+    "gates shared by the batch": elementwise_case(2, 5, 3, amplitude_axes="L", phase_axes="L"),
+    "resets": elementwise_case(1, 11, 5, resets=True),
+    "the first step forgets": first_step_forgets(),
+    "large phases": elementwise_case(1, 9, 5, phase_scale=3e4),
+    "strided": strided(),
+    "bfloat16": in_bfloat16(),
+}
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_elementwise_split_in_time(case: str, device: str) -> None:
+    check_elementwise(ELEMENTWISE[case], device, segments=3, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ["data-controlled", "fixed", "resets"])
+def test_elementwise_serial(case: str, device: str) -> None:
+    check_elementwise(ELEMENTWISE[case], device, segments=1, chunk=CHUNK)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_elementwise_growth(device: str) -> None:
+    x = replace(elementwise_case(1, 9, 3, logits=False), growth=True)
+    x = replace(x, amplitude=x.amplitude.clamp(-1) + 0.3)
+    check_elementwise(x, device, None)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_elementwise_counts_a_positive_log_amplitude_as_zero(device: str) -> None:
+    x = elementwise_case(1, 9, 3, logits=False).to(device)
+    x = replace(x, amplitude=torch.where(x.amplitude < -1, 0.5, x.amplitude))
+    bounded = replace(x, amplitude=x.amplitude.clamp(max=0))
+    for found, expected in zip(
+        elementwise.forward(**vars(x)), elementwise.forward(**vars(bounded)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the NaN
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+def test_elementwise_least_amplitudes(device: str) -> None:
+    x = elementwise_case(1, 3, 4, logits=False).to(device)
+    for value in (-87.0, -1000.0, -torch.inf):
+        x.amplitude[:, :, 0] = value
+        y, last, _ = elementwise.forward(**vars(x))
+        assert torch.equal(y[..., 0], (x.q * (x.k * x.v))[..., 0])
+    x.amplitude[:, 1, 2] = torch.nan
+    y, last, _ = elementwise.forward(**vars(x))
+    assert y.isnan().any(0).tolist() == [[False] * 4] + 2 * [[False, False, True, False]]
+    assert last.isnan().any(1).tolist() == [[False, False, True, False]]
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("phase_axes", [None, "BL", ""])
+def test_elementwise_of_no_sequences(phase_axes: str | None, device: str) -> None:
+    x = elementwise_case(0, 5, 3, phase_axes=phase_axes).to(device)
+    y, last, checkpoints = elementwise.forward(**vars(x))
+    gradients = elementwise.backward(
+        y, last, x.q, x.k, x.v, x.amplitude, x.phase, x.reset, checkpoints, True, False
+    )
+    time = 1 if phase_axes == "" else 5
+    assert [None if t is None else tuple(t.shape) for t in (y, last, checkpoints, *gradients)] == [
+        (0, 5, 3), tuple(x.state.shape), (0, 1, *x.state.shape[1:]), (0, 5, 3), (0, 5, 3),
+        (0, 5, 3), (0, 5, 3), None if x.phase is None else (0, time, 3), tuple(x.state.shape),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", [COMPILED])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("size", [(2, 1000, 300), (3, 64, 8192), (1, 4099, 33)], ids=str)
+def test_elementwise_as_large_as_in_use(
+    size: tuple[int, int, int], resets: bool, device: str
+) -> None:
+    check_elementwise(elementwise_case(*size, resets=resets), device, None)
+
+
+def planar(state: Tensor) -> Tensor:
+    """(batch, P, heads, d_key, d_value), real and imaginary part side by side."""
+    return torch.stack([state.real, state.imag], 1) if state.is_complex() else state[:, None]
+
+
+def check_chunkwise(
+    x: Inputs, device: str, segments: int | None, growth: bool = False, **options: int
+) -> None:
+    """y, the last state and every gradient, a broadcast gate's beside the terms of its sum."""
+    assert x.state is not None
+    x = x.map(lambda t: t.detach())
+    gates = {"log_amplitude": x.log_amplitude, "phase": x.phase}
+    size = x.q.shape
+    spread = {n: t.expand(size).clone() for n, t in gates.items() if t is not None}
+    leaves = replace(x, **spread).map(lambda t: t.requires_grad_())
+    y, last = step_loop(leaves)
+    expected = [y, planar(last)[:, : 1 if x.phase is None else 2]]
+    noise = torch.Generator().manual_seed(7)
+    grads = [torch.randn(t.shape, generator=noise) for t in expected]
+    terms = torch.autograd.grad(
+        expected, list(leaves.differentiable().values()), [t.double() for t in grads]
+    )
+    by_name = dict(zip(leaves.differentiable(), terms, strict=True))
+    by_name["state"] = planar(by_name["state"])
+
+    x = x.map(lambda t: t.to(torch.complex64 if t.is_complex() else torch.float32).to(device))
+    assert x.state is not None
+    reset = None if x.reset is None else x.reset.to(device)
+    arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
+    y, last, checkpoints = chunkwise.forward(
+        *arguments, planar(x.state), reset, growth, segments=segments, **options
+    )
+    gradients = chunkwise.backward(
+        grads[0].to(device), grads[1].to(device), *arguments, reset, checkpoints, growth,
+        segments=segments, **options,
+    )  # fmt: skip
+    far = {"y": distance(y.cpu(), expected[0]), "last": distance(last.cpu(), expected[1])}
+    names = ("q", "k", "v", "log_amplitude", "phase", "state")
+    for name, found in zip(names, gradients, strict=True):
+        if found is None:
+            assert name == "phase" and x.phase is None
+            continue
+        term = by_name[name]
+        far[name] = distance(found.cpu(), term.sum_to_size(found.shape), term)
+        gate = gates.get(name)
+        assert gate is None or found.shape == gate.shape
+    assert all(value <= TOLERANCE for value in far.values()), far
+
+
+def strided_heads() -> Inputs:
+    x = make((2, 5, 2, 3, 4), seed=3)
+    return replace(
+        x,
+        q=x.q.transpose(1, 2).contiguous().transpose(1, 2),
+        k=x.k.mT.contiguous().mT,
+        v=x.v[:1].expand_as(x.v),
+        log_amplitude=x.log_amplitude.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+
+
+OUTER = {
+    "data-controlled": make((1, 33, 1, 5, 3)),
+    "length 1": make((2, 1, 1, 3, 4)),
+    "one chunk": make((1, 16, 1, 3, 4)),
+    "real, by head": make((1, 33, 2, 5, 3), phase="none", amplitude_axes="BLH"),
+    "fixed": make((1, 17, 1, 5, 3), amplitude_axes="HK", phase_axes="HK"),
+    "fixed by head": make((2, 17, 1, 5, 3), amplitude_axes="H", phase_axes="HK"),
+    "all by head": make((1, 17, 2, 3, 2), amplitude_axes="BLH", phase_axes="BLH"),
+    "linear attention": make((1, 17, 1, 3, 2), amplitude="one", amplitude_axes="", phase="none"),
+    "real, resets": make((1, 17, 1, 5, 3), phase="none", resets=True, seed=6),
+    "resets": make((1, 35, 1, 5, 3), resets=True, seed=2),
+    "by head, resets": make((2, 35, 1, 5, 3), amplitude_axes="BLH", resets=True, seed=2),
+    "several blocks of values": make((1, 17, 1, 20, 130), amplitude_axes="BLH"),
+    "large phases": make((1, 17, 1, 3, 2), amplitude_axes="BLH"),
+    "strided": strided_heads(),
+}
+OUTER["large phases"] = replace(
+    OUTER["large phases"], phase=(1e4 * OUTER["large phases"].phase).float().double()
+)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", OUTER)
+def test_chunkwise_split_in_time(case: str, device: str) -> None:
+    check_chunkwise(OUTER[case].to(torch.float32), device, segments=3, chunk=16)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ["resets", "by head, resets"])
+def test_chunkwise_serial(case: str, device: str) -> None:
+    check_chunkwise(OUTER[case].to(torch.float32), device, segments=1, chunk=32)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("axes", ["BLHK", "BLH"])
+def test_chunkwise_bounds_the_amplitudes(axes: str, device: str) -> None:
+    x = make((1, 5, 1, 3, 2), phase="none", amplitude_axes=axes).to(torch.float32)
+    x = x.map(lambda t: t.to(device))
+    assert x.state is not None
+    log_amplitude = x.log_amplitude.clone()
+    log_amplitude[:, 1], log_amplitude[:, 3] = 0.5, -torch.inf
+
+    def run(log_amplitude: Tensor, growth: bool = False) -> tuple[Tensor, Tensor]:
+        assert x.state is not None
+        low = x.q.bfloat16(), x.k.bfloat16(), x.v
+        return chunkwise.forward(*low, log_amplitude, None, planar(x.state), None, growth)[:2]
+
+    for growth in (False, True):
+        bounded = log_amplitude.clamp(-100, None if growth else 0.0)
+        low = replace(x, q=x.q.bfloat16(), k=x.k.bfloat16(), log_amplitude=bounded)
+        y, last = step_loop(low.map(lambda t: t.cpu()))
+        found = run(log_amplitude, growth)
+        assert distance(found[0].cpu(), y) < TOLERANCE
+        assert distance(found[1].cpu(), planar(last).real[:, :1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("phase", ["angle", "none"])
+def test_chunkwise_of_no_sequences(phase: str, device: str) -> None:
+    x = make((0, 5, 2, 3, 4), phase=phase, amplitude_axes="BLH").to(torch.float32)
+    x = x.map(lambda t: t.to(device))
+    assert x.state is not None
+    arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
+    y, last, checkpoints = chunkwise.forward(*arguments, planar(x.state), None)
+    gradients = chunkwise.backward(y, last, *arguments, None, checkpoints)
+    shapes = [None if t is None else t.shape for t in (y, last, *gradients)]
+    state = planar(x.state).shape
+    gates = x.log_amplitude.shape, None if x.phase is None else x.phase.shape
+    assert shapes == [x.v.shape, state, x.q.shape, x.k.shape, x.v.shape, *gates, state]
+
+
+@pytest.mark.parametrize("device", [COMPILED])
+@pytest.mark.parametrize("amplitude_axes", ["BLHK", "BLH"])
+@pytest.mark.parametrize("phase", ["angle", "none"])
+def test_chunkwise_as_large_as_in_use(phase: str, amplitude_axes: str, device: str) -> None:
+    for size in ((2, 333, 3, 64, 64), (1, 130, 2, 128, 100)):
+        x = make(size, phase=phase, amplitude_axes=amplitude_axes, resets=True)
+        check_chunkwise(x.to(torch.float32), device, None)
