@@ -69,7 +69,7 @@ def changed(model: LanguageModel, change: Change) -> Iterator[None]:
         return lambda _, __, made: change(layer, tokens[0], *made)
 
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(note).remove)
+        stack.callback(model.embedding.register_forward_pre_hook(note).remove)
         for layer, mixer in enumerate(mixers(model)):
             stack.callback(mixer.transition.register_forward_hook(hook(layer)).remove)
         yield
