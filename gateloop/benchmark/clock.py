@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ def rounds(
 ) -> dict[str, list[float | None]]:
     """Seconds of one call of each contestant in each of ``repeats`` rounds.
 
-    The round begins with another contestant each time, so that none always follows the same one.
+    In an order drawn anew for each round, the same at every call: whoever is called before leaves
+    caches and threads in some state, and none is to follow always the same one.
     None where a contestant that is slow has stopped taking part: the rounds of all the others stay
     paired. ``wait`` returns when the device has nothing left to do.
     """
@@ -29,8 +31,7 @@ def rounds(
     try:
         for number in range(repeats):
             gc.collect()
-            first = number % len(labels) if labels else 0
-            for label in labels[first:] + labels[:first]:
+            for label in random.Random(number).sample(labels, len(labels)):
                 taken = [seconds for seconds in times[label] if seconds is not None]
                 tired = len(taken) >= FEWEST and sum(taken) > PATIENCE
                 times[label].append(None if tired else once(runs[label], wait))

@@ -44,7 +44,7 @@ def lucidrains_simplified(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: 
 def lucidrains_max_headed(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """gateloop_transformer.gate_loop_operator with a head for each channel, its layer's default."""
     y = lucidrains_heads(*(t[..., None] for t in (q, k, v, alpha, beta)))
-    return y[..., 0]
+    return y.squeeze(-1)
 
 
 def lucidrains_heads(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:

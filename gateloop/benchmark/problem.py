@@ -112,6 +112,7 @@ def torch_calls(function: Callable[..., Tensor], problem: Problem) -> Calls:
 
 def copy(moved: int, device: str) -> Run:
     """Reads and writes so many bytes in all, from one buffer that is there to another."""
-    source = torch.zeros(moved // 8, device=device)  # float32: 4 bytes read, 4 written
+    # float32: 4 bytes read, 4 written; not zeros, whose pages may all be one and the same
+    source = torch.ones(moved // 8, device=device)
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)

@@ -204,7 +204,7 @@ def _outer() -> list[Contestant]:
 
 def _gate_loop(mode: str, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     heads = (t[..., None] for t in (q, k, v, alpha, beta))
-    return own.gate_loop(*heads, mode=mode)[0][..., 0]
+    return own.gate_loop(*heads, mode=mode)[0].squeeze(-1)
 
 
 def _gate_loop_heads(mode: str, *inputs: Tensor) -> Tensor:
