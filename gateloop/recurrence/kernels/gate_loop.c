@@ -152,6 +152,11 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
     const int64_t fixed_row = b * s->channels + first;
     for (int64_t n = stop - 1; n >= start; n--) {
         const int64_t row = (b * s->length + n) * s->channels + first;
+        if (n >= CHUNK) { /* what the chunk before will read */
+            fetch_row(s, in, b, n - CHUNK, first, width, turns);
+            if (width < s->channels)
+                fetch(in->grad_y + at(s, GRAD_Y, b, n - CHUNK) + first, width);
+        }
         const REAL *restrict q = in->q + at(s, Q, b, n) + first;
         const REAL *restrict k = in->k + at(s, K, b, n) + first;
         const REAL *restrict v = in->v + at(s, V, b, n) + first;
