@@ -244,7 +244,9 @@ def _step(kind: str, outcomes: list[Any]) -> list[str]:
         blocks += [f"**{sizes}**; allocator {cell.allocator}", grid(rows), *_absent([part])]
         without = ratio(_of(part, f"{part['reference']} without head and loss"), ours)
         if without is not None:
-            blocks.append(f"Head and loss take {1 - without:.0%} of {part['reference']}'s step.")
+            blocks.append(
+                f"Head and loss take {round(100 * (1 - without))}% of {part['reference']}'s step."
+            )
     return blocks
 
 
