@@ -441,6 +441,16 @@ def test_where_nothing_can_be_kept_it_builds_for_itself(tmp_path: Path) -> None:
     assert err == ""
 
 
+def test_without_a_home_it_builds_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compiler, "cache_folder", homeless)
+    library = compiler.built("float")
+    assert library.is_file()
+    shutil.rmtree(library.parent)
+
+
 def test_a_changed_source_is_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compiler.find_compiler()
     before = compiler.key(found, "float")

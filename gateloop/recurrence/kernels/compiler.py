@@ -67,14 +67,13 @@ def library(real: torch.dtype) -> ctypes.CDLL | None:
 def built(real: str) -> Path:
     """The shared library; its build's log lies beside it."""
     compiler = find_compiler()
-    folder = cache_folder() / "kernels" / key(compiler, real)
-    path = folder / "kernels.so"
-    if path.exists():
-        return path
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = cache_folder() / "kernels" / key(compiler, real) / "kernels.so"
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return build(compiler, real, path)
-    except OSError:  # no place to keep it: for this process alone
+    except (OSError, RuntimeError):  # no place to keep it, or no home: for this process alone
         return build(compiler, real, Path(tempfile.mkdtemp(prefix="gateloop-")) / "kernels.so")
 
 
