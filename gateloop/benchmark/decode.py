@@ -17,7 +17,7 @@ from gateloop.models.time_mixer import State
 from gateloop.models.transformer import Attention
 
 TOKENS = 8  # decoded in one call
-# A cached step makes a new cache beside the old one, and attention reads both.
+# The noise, and the memory with room behind it that the first step makes of it.
 COPIES = 3
 
 
@@ -109,8 +109,11 @@ def available(device: torch.device) -> int:
 
 
 def _decoding(model: LanguageModel, batch: int, state: State) -> Run:
+    after = state
+
     def tokens() -> None:
-        after = state
+        """Goes on from where the last call ended, as generation does."""
+        nonlocal after
         token_B1 = torch.zeros(batch, 1, dtype=torch.int64, device=model.embedding.weight.device)
         with torch.inference_mode():
             for _ in range(TOKENS):

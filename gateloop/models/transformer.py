@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gateloop.baseline_config import TransformerConfig
+from gateloop.models.cache import append
 from gateloop.models.position import DataControlledGates, RotaryGates, rotate, turns
 from gateloop.models.time_mixer import State, TimeMixer
 from gateloop.names import ModeName, Position
@@ -119,7 +120,7 @@ class Attention(TimeMixer):
             q_BLHK, k_BLHK = rotate(q_BLHK, turn), rotate(k_BLHK, turn)
             after += (turn[:, -1].expand(batch, -1, -1),)
 
-        k_BMHK, v_BMHK = _append(k_cached, k_BLHK), _append(v_cached, v_BLHK)
+        k_BMHK, v_BMHK = append(k_cached, k_BLHK), append(v_cached, v_BLHK)
         known = k_BMHK.shape[1]
         kept = known if self.window is None else min(known, self.window - 1)
         segment_BM = None
@@ -136,13 +137,10 @@ class Attention(TimeMixer):
         live_B = live_B + length
         if segment_BM is not None:
             live_B = (segment_BM == segment_BM[:, -1:]).sum(1)
-        cache = (k_BMHK[:, known - kept :], v_BMHK[:, known - kept :], live_B.clamp(max=kept))
+        if kept < known:
+            k_BMHK, v_BMHK = k_BMHK[:, known - kept :], v_BMHK[:, known - kept :]
+        cache = (k_BMHK, v_BMHK, live_B.clamp(max=kept))
         return self.output(y_BHLK.transpose(1, 2).flatten(-2)), (*cache, *after)
-
-
-def _append(cached: Tensor, new: Tensor) -> Tensor:
-    """Both along the steps; an empty cache has no say in the dtype."""
-    return torch.cat([cached, new], dim=1) if cached.shape[1] else new
 
 
 def _segments(live_B: Tensor, known: int, length: int, reset_BL: Tensor | None) -> Tensor:
