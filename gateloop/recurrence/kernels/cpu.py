@@ -206,7 +206,7 @@ def outer_product(
     d_key, group = q.shape[3], kernels.outer_product_group()
     y, last = torch.zeros_like(v, memory_format=torch.contiguous_format), torch.empty_like(state)
     chunks = -(-length // kernels.outer_product_chunk())
-    kept = v.new_empty(batch, heads, -(-d_key // group), chunks, d_value, 2, group)
+    kept = v.new_empty(batch, heads, -(-d_key // group), chunks, d_value, state.shape[4], group)
     head = _outer_product(q, k, v, amplitude, phase, None, state.shape[4], logits, growth)
     kernels.outer_product_forward(
         ctypes.byref(head),

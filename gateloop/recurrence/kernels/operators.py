@@ -128,7 +128,7 @@ def outer_product(
 def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
     group = 32 if v.dtype == torch.float32 else 16
     groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32)
-    kept = v.new_empty(v.shape[0], v.shape[2], groups, chunks, v.shape[3], 2, group)
+    kept = v.new_empty(v.shape[0], v.shape[2], groups, chunks, v.shape[3], state.shape[4], group)
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
 
