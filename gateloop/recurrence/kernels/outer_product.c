@@ -138,15 +138,15 @@ ALWAYS_INLINE void read_step(const Head *s, const Inputs *in, const Part *p, int
                              int64_t previous, Step *step)
 {
     const int64_t row = p->head * s->d_key + p->first_key;
-    read_keys(&step->q, in->q + at(&s->of, Q, p->b, n) + s->q_parts * row, s->q_parts, (int)p->keys);
-    read_keys(&step->k, in->k + at(&s->of, K, p->b, n) + s->k_parts * row, s->k_parts, (int)p->keys);
+    const int q_parts = s->q_parts, k_parts = s->k_parts, keys = (int)p->keys;
+    read_keys(&step->q, in->q + at(&s->of, Q, p->b, n) + q_parts * row, q_parts, keys);
+    read_keys(&step->k, in->k + at(&s->of, K, p->b, n) + k_parts * row, k_parts, keys);
     const int forgets = in->reset && in->reset[p->b * s->of.length + n];
     const int forgot = previous >= 0 && in->reset && in->reset[p->b * s->of.length + previous];
     const int fixed = !s->of.stride[AMPLITUDE][1] && (!in->phase || !s->of.stride[PHASE][1]);
     if (previous >= 0 && fixed && !forgets && !forgot)
         return;
     const REAL *amplitude = in->amplitude + at(&s->of, AMPLITUDE, p->b, n) + row;
-    const int keys = (int)p->keys;
     if (s->gate == LOGIT)
         read_amplitudes(step, amplitude, keys, LOGIT);
     else if (s->gate == LOG_AMPLITUDE)
@@ -373,13 +373,14 @@ ALWAYS_INLINE void backward_part(const Head *s, const Inputs *in, const Part *p,
             const int64_t at_n = p->b * s->of.length + start + n;
             const int64_t row = (block * s->of.batch * s->of.length + at_n) * s->of.channels;
             const int64_t key = (row + p->head) * s->d_key + p->first_key;
-            const int64_t fixed = ((block * s->of.batch + p->b) * s->of.channels + p->head) * s->d_key
-                                  + p->first_key;
+            const int64_t one_row = (block * s->of.batch + p->b) * s->of.channels + p->head;
+            const int64_t fixed = one_row * s->d_key + p->first_key;
             ComplexKeys by_q, by_k;
             Keys by_log, by_phase;
             step_back(&steps[n], in->v + at(&s->of, V, p->b, start + n) + value,
                       in->grad_y + at(&s->of, GRAD_Y, p->b, start + n) + value, p->values,
-                      n ? room + n * numbers : first, g, folded, to->v + at_n * s->of.channels * s->d_value + value,
+                      n ? room + n * numbers : first, g, folded,
+                      to->v + at_n * s->of.channels * s->d_value + value,
                       &by_q, &by_k, &by_log, &by_phase, turns, complex_q, complex_k);
             for (int t = 0; t < TILES; t++)
                 by_log.tile[t] *= steps[n].slope.tile[t];
@@ -414,7 +415,8 @@ ALWAYS_INLINE void backward_part(const Head *s, const Inputs *in, const Part *p,
     }
 
 #define FORWARD(turns, complex_q, complex_k)                                                      \
-    EACH_PART(1, forward_part(s, in, &p, state, y, last, kept, room, folded, turns, complex_q, complex_k))
+    EACH_PART(1, forward_part(s, in, &p, state, y, last, kept, room, folded, turns, complex_q,    \
+                              complex_k))
 #define BACKWARD(turns, complex_q, complex_k)                                                     \
     EACH_PART(CHUNK + 2, backward_part(s, in, &p, block, kept, grad_last, to, room, folded,        \
                                        turns, complex_q, complex_k))
