@@ -197,6 +197,43 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int, int, i
         assert all(torch.equal(other[name], found[0][name]) for name in other)
 
 
+@pytest.mark.parametrize("channels", [256, 257])  # whole cache lines, and not
+@pytest.mark.parametrize("fixed", [(), ("amplitude",), ("amplitude", "phase"), ("no phase",)])
+def test_a_sequence_past_the_caches_is_its_parts(fixed: tuple[str, ...], channels: int) -> None:
+    """Results of large passes are streamed to memory, those of a quarter of them are not."""
+    length, quarter = 16384, 4096
+    size = (1, length, channels, 1)
+    q, k, v = (torch.randn(size).requires_grad_() for _ in range(3))
+    amplitude = torch.randn(1, 1 if "amplitude" in fixed else length, *size[2:]) + 2
+    phase = torch.randn(1, 1 if "phase" in fixed else length, *size[2:])
+    gates = [amplitude.requires_grad_()]
+    if "no phase" not in fixed:
+        gates.append(phase.requires_grad_())
+    inputs = (q, k, v, *gates)
+    reset = torch.rand(1, length) < 0.01
+    weight = torch.randn(size)
+
+    def part(steps: slice, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        gate = [g if g.shape[1] == 1 else g[:, steps] for g in gates]
+        beta = gate[1] if len(gate) > 1 else None
+        qkv = (t[:, steps] for t in (q, k, v))
+        return gate_loop(*qkv, gate[0], beta, state=state, reset=reset[:, steps])
+
+    whole, last = part(slice(0, length), None)
+    by_whole = torch.autograd.grad((whole * weight).sum(), inputs)
+    ys, state = [], None
+    for start in range(0, length, quarter):
+        y, state = part(slice(start, start + quarter), state)
+        ys.append(y)
+    by_parts = torch.autograd.grad((torch.cat(ys, 1) * weight).sum(), inputs)
+    assert torch.equal(whole, torch.cat(ys, 1)) and torch.equal(last, state)
+    for one, other, given in zip(by_whole, by_parts, inputs, strict=True):
+        if given.shape[1] == length:
+            assert torch.equal(one, other)
+        else:  # a sum in another order
+            assert distance(one, other) < TOLERANCE[torch.float32]
+
+
 def test_what_is_not_a_number_stays_in_its_channel() -> None:
     x = make((1, 40, 5, 1, 1)).to(torch.float32)
     gate = x.log_amplitude.clone()

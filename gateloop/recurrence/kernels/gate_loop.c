@@ -14,6 +14,7 @@
 
 #include "blocks.h"
 #include "gates.h"
+#include "streams.h"
 
 #define CHUNK 16
 
@@ -63,7 +64,9 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
 {
     const int64_t parts = turns ? 2 : 1, kept_size = parts * s->channels;
     const int64_t count = (s->length + CHUNK - 1) / CHUNK;
+    const int streamed = streams(s, (const REAL *[]){y}, 1);
     Complex h;
+    Row row;
     load(&h, state + b * kept_size + first, s->channels, width, turns);
     for (int64_t n = 0; n < s->length; n++) {
         if (n % CHUNK == 0)
@@ -74,7 +77,8 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
         const REAL *restrict v = in->v + at(s, V, b, n) + first;
         const REAL *restrict amplitude = in->amplitude + at(s, AMPLITUDE, b, n) + first;
         const REAL *restrict phase = turns ? in->phase + at(s, PHASE, b, n) + first : NULL;
-        REAL *restrict out = y + (b * s->length + n) * s->channels + first;
+        REAL *y_n = y + (b * s->length + n) * s->channels + first;
+        REAL *restrict out = streamed ? row.number : y_n;
         const REAL keep = in->reset && in->reset[b * s->length + n] ? 0 : 1;
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
@@ -91,7 +95,10 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
             }
             out[c] = q[c] * h.re[c];
         }
+        if (streamed)
+            stream(y_n, &row, width);
     }
+    end_streams();
     store(last + b * kept_size + first, &h, s->channels, width, turns);
 }
 
@@ -148,8 +155,10 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
                              int turns, int64_t start, int64_t stop, const Steps *restrict steps,
                              Complex *restrict g, const Gradients *to)
 {
-    REAL amplitude_terms[BLOCK], phase_terms[BLOCK];
+    const REAL *results[] = {to->q, to->k, to->v, to->amplitude, to->phase};
+    const int streamed = streams(s, results, 5), fixed_phase = !turns || to->fixed_phase;
     const int64_t fixed_row = b * s->channels + first;
+    Row by_q, by_k, by_v, by_amplitude, by_phase;
     for (int64_t n = stop - 1; n >= start; n--) {
         const int64_t row = (b * s->length + n) * s->channels + first;
         if (n >= CHUNK) { /* what the chunk before will read */
@@ -163,10 +172,12 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
         const REAL *restrict grad_y = in->grad_y + at(s, GRAD_Y, b, n) + first;
         const Complex *restrict a = &steps->a[n - start], *restrict z = &steps->z[n - start];
         const REAL *restrict slope = steps->slope[n - start];
-        REAL *restrict grad_q = to->q + row, *restrict grad_k = to->k + row;
-        REAL *restrict grad_v = to->v + row;
-        REAL *restrict grad_amplitude = to->fixed_amplitude ? amplitude_terms : to->amplitude + row;
-        REAL *restrict grad_phase = !turns || to->fixed_phase ? phase_terms : to->phase + row;
+        REAL *restrict grad_q = streamed ? by_q.number : to->q + row;
+        REAL *restrict grad_k = streamed ? by_k.number : to->k + row;
+        REAL *restrict grad_v = streamed ? by_v.number : to->v + row;
+        REAL *restrict grad_amplitude =
+            streamed || to->fixed_amplitude ? by_amplitude.number : to->amplitude + row;
+        REAL *restrict grad_phase = streamed || fixed_phase ? by_phase.number : to->phase + row;
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
             REAL g_re = g->re[c] + q[c] * grad_y[c];
@@ -184,10 +195,19 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
                 g->re[c] = a->re[c] * g_re;
             }
         }
+        if (streamed) {
+            stream(to->q + row, &by_q, width);
+            stream(to->k + row, &by_k, width);
+            stream(to->v + row, &by_v, width);
+        }
         if (to->fixed_amplitude)
-            add(to->amplitude + fixed_row, amplitude_terms, width);
+            add(to->amplitude + fixed_row, by_amplitude.number, width);
+        else if (streamed)
+            stream(to->amplitude + row, &by_amplitude, width);
         if (turns && to->fixed_phase)
-            add(to->phase + fixed_row, phase_terms, width);
+            add(to->phase + fixed_row, by_phase.number, width);
+        else if (turns && streamed)
+            stream(to->phase + row, &by_phase, width);
     }
 }
 
@@ -208,6 +228,7 @@ ALWAYS_INLINE void backward_block(const Shape *s, const Inputs *in, int64_t b, i
         walk_back(s, in, b, first, width, turns, start, stop, &steps, &g, to);
     }
     store(to->state + b * kept_size + first, &g, s->channels, width, turns);
+    end_streams();
 }
 
 #define FORWARD(gate, turns)                                                                      \
