@@ -216,7 +216,10 @@ def _by_length(outcomes: list[Any]) -> list[str]:
 
 def _constant(outcomes: list[Any]) -> str:
     sizes = outcomes[0]["cell"]["sizes"]
-    return ", ".join(f"{name} {size:,}" for name, size in sizes.items() if name != "length")
+    same = {name for name in sizes if len({o["cell"]["sizes"][name] for o in outcomes}) == 1}
+    return ", ".join(
+        f"{name} {size:,}" for name, size in sizes.items() if name in same - {"length"}
+    )
 
 
 # -- a training step ---------------------------------------------------------------------
@@ -251,19 +254,20 @@ def _step(kind: str, outcomes: list[Any]) -> list[str]:
 
 
 def _steps_by_length(outcomes: list[Any]) -> list[str]:
-    rows = [["length", "ms", "µs per token", "per token, × the first", "peak memory, MiB"]]
+    rows = [["length", "batch", "ms", "µs per token", "per token, × the first", "peak memory, MiB"]]
     first = None
     for outcome in outcomes:
         (part,) = outcome["parts"]
         times = _of(part, part["reference"])
-        found, length = spread(times), outcome["cell"]["sizes"]["length"]
+        found, sizes = spread(times), outcome["cell"]["sizes"]
+        size = [f"{sizes['length']:,}", f"{sizes['batch']:,}"]
         if found is None:
-            rows.append([f"{length:,}", escaped(part["entries"][0]["state"]), "", "", ""])
+            rows.append([*size, escaped(part["entries"][0]["state"]), "", "", ""])
             continue
-        per_token = found.median / length
+        per_token = found.median / (sizes["length"] * sizes["batch"])
         first = first or per_token
         shown = [milliseconds(times), number(1e6 * per_token), f"{per_token / first:.2f}"]
-        rows.append([f"{length:,}", *shown, f"{outcome['peak_MiB']:,.0f}"])
+        rows.append([*size, *shown, f"{outcome['peak_MiB']:,.0f}"])
     return [f"**Cost by length**: {escaped(_constant(outcomes))}", grid(rows)]
 
 

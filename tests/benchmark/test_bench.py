@@ -80,6 +80,9 @@ def test_the_full_plan_has_the_promised_shapes() -> None:
             } <= shapes
     lengths = [c.sizes["length"] for c in cells if c.kind == "by_length"]
     assert (lengths[0], lengths[-1]) == (512, 65536)
+    steps = [c.sizes for c in plan(What.step, "cpu", 2, 3, False, {}) if c.kind == "by_length"]
+    assert [size["length"] for size in steps] == lengths
+    assert [size["batch"] for size in steps] == [8, 4, 2, 1, 1, 1, 1, 1]
 
 
 def test_a_cell_whose_process_ends_ill_says_why() -> None:
