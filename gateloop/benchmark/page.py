@@ -64,7 +64,7 @@ def _planned(cell: Cell) -> str:
     kind = KINDS.get(cell.kind, cell.kind)
     sizes = cell.sizes
     if cell.kind == "by_length":
-        sizes = {name: size for name, size in sizes.items() if name != "length"}
+        sizes = {name: size for name, size in sizes.items() if name not in ("batch", "length")}
     settings = cell.title.partition(": ")[2].split(", ")[len(cell.sizes) :]
     shown = [f"{name} {size:,}" for name, size in sizes.items()]
     return f"{kind}: {escaped(', '.join([*shown, *settings]))}"
