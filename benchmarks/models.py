@@ -8,6 +8,9 @@ of its own. Its time is the median over ``--steps`` steps after two that are not
 least and the largest beside it in the file; its memory is how far the process's peak resident size
 rises above what it was before the first step: weights are not in it, gradients and AdamW's moments
 are.
+
+--profile prints instead where a step spends its time: torch's profiler over one step, each
+operator's own CPU time as a share of all.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from gateloop.compose import compose
 from gateloop.models import build
@@ -40,6 +45,8 @@ from gateloop.training.provenance import current_commit
 
 VALUES = 256
 WARM_UP = 2
+SHOWN = 6  # operators of a profile
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 VARIANTS = {
     **{name: [f"model={name}"] for name in MODELS},
     "transformer, data-controlled": ["model=transformer", "model.position=data_controlled"],
@@ -51,22 +58,34 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(given: list[str], length: int, sequences: int, steps: int) -> dict[str, Any]:
-    """One cell, in this process."""
+def make_step(
+    given: list[str], length: int, sequences: int
+) -> tuple[nn.Module, Callable[[], None]]:
+    """A model, and a step of its training on one batch of noise."""
     keep_freed_pages()
     config = compose([*given, "tracker=none"])
     torch.manual_seed(0)
     model = build(config.model, VALUES, VALUES).train()
     optimizer, _ = make_optimizer(model, config)
     tokens_BL = torch.randint(0, VALUES, (sequences, length))
-    before, times = peak(), []
-    for _ in range(WARM_UP + steps):
-        start = time.perf_counter()
+
+    def step() -> None:
         x_BLD, _ = model.features(tokens_BL)
         token_losses(model.head, x_BLD, tokens_BL).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    return model, step
+
+
+def measure(given: list[str], length: int, sequences: int, steps: int) -> dict[str, Any]:
+    """One cell, in this process."""
+    model, step = make_step(given, length, sequences)
+    before, times = peak(), []
+    for _ in range(WARM_UP + steps):
+        start = time.perf_counter()
+        step()
         times.append(1000 * (time.perf_counter() - start))
     counted = times[WARM_UP:]
     return {
@@ -79,10 +98,26 @@ def measure(given: list[str], length: int, sequences: int, steps: int) -> dict[s
     }
 
 
+def profiled(given: list[str], length: int, sequences: int) -> dict[str, float]:
+    """Percent of a step's time in matrix products together, then in its greatest operators."""
+    _, step = make_step(given, length, sequences)
+    for _ in range(WARM_UP):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        step()
+    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    total = sum(times.values())
+    greatest = sorted(times, key=lambda name: times[name], reverse=True)[:SHOWN]
+    products = sum(times.get(name, 0) for name in PRODUCTS)
+    shares = {"matrix products": products, **{name: times[name] for name in greatest}}
+    return {name: 100 * share / total for name, share in shares.items()}
+
+
 def in_own_process(options: argparse.Namespace, label: str, length: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--size", options.size, "--threads", str(options.threads)]
     command += ["--tokens", str(options.tokens), "--steps", str(options.steps)]
     command += ["--lengths", str(length), "--cell", label]
+    command += ["--profile"] if options.profile else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{label} at {length}: {done.stderr[-2000:]}")
@@ -105,6 +140,10 @@ def table(cells: list[dict[str, Any]], lengths: list[int]) -> str:
     return "\n".join(lines)
 
 
+def shares(cell: dict[str, Any]) -> list[str]:
+    return [f"{name} {cell[name]:.0f} %" for name in cell if name not in ("model", "length")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,6 +154,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a step (4096)")
     parser.add_argument("--steps", type=int, default=5, help="steps that count (5)")
     parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads (1)")
+    parser.add_argument("--profile", action="store_true", help="where a step spends its time")
     parser.add_argument("--out", type=Path, help="write the cells as JSON")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -125,13 +165,22 @@ def main() -> None:
         if options.cell == "gpt2":
             given.append(f"model.max_length={max(1024, length)}")
         sequences = max(1, options.tokens // length)
-        print(json.dumps(measure(given, length, sequences, options.steps)))
+        if options.profile:
+            print(json.dumps(profiled(given, length, sequences)))
+        else:
+            print(json.dumps(measure(given, length, sequences, options.steps)))
         return
     cells = []
     for label in options.models:
         for length in options.lengths:
-            cells.append(in_own_process(options, label, length))
-            print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
+            cell = in_own_process(options, label, length)
+            if options.profile:
+                print(", ".join([f"{label} at {length}", *shares(cell)]), flush=True)
+            else:
+                cells.append(cell)
+                print(json.dumps(cell), file=sys.stderr, flush=True)
+    if options.profile:
+        return
     print(table(cells, options.lengths))
     if options.out:
         facts = {

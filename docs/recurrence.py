@@ -31,6 +31,7 @@ OUTER = (
     (4, 1024, 2, 32, 32),
     (1, 1024, 4, 64, 64),
 )
+REAL = ((4, 1024, 4, 64, 64), (1, 4096, 4, 64, 64), (4, 1024, 4, 24, 128), (16, 128, 4, 32, 32))
 LENGTHS = ((32, 128), (8, 512), (4, 1024), (1, 4096))
 S4D = tuple((*size, heads, 32, 1) for heads in (64, 256) for size in LENGTHS)
 LRU = tuple((*size, heads, 1, 1) for heads in (64, 256) for size in LENGTHS)
@@ -60,8 +61,8 @@ def measure(shape: tuple[int, ...], mode: str, kind: str = "") -> str:
 
 
 def timed(shape: tuple[int, ...], mode: str, kind: str) -> str:
-    """``kind``: amplitudes "by head", or all but v "constant", or as in the "LRU", where besides
-    v and y are complex, and q and k are one."""
+    """``kind``: amplitudes "by head", also without phases, "real"; all but v "constant"; as in the
+    "LRU", where besides v and y are complex, and q and k are one."""
     batch, length, heads, d_key, d_value = shape
     noise = torch.Generator().manual_seed(0)
     constant, lru = kind in ("constant", "LRU"), kind == "LRU"
@@ -72,9 +73,9 @@ def timed(shape: tuple[int, ...], mode: str, kind: str) -> str:
 
     size = (1, 1) if constant else (batch, length)
     q, k = (None if lru else normal(*size, heads, d_key, is_complex=constant) for _ in range(2))
-    phase = normal(*size, heads, d_key)
+    phase = None if kind == "real" else normal(*size, heads, d_key)
     v = normal(batch, length, heads, d_value, is_complex=lru)
-    logits = normal(*size, heads, 1 if kind == "by head" else d_key) + 3
+    logits = normal(*size, heads, 1 if kind in ("by head", "real") else d_key) + 3
     log_amplitude = torch.nn.functional.logsigmoid(logits)
     inputs = [t.requires_grad_() for t in (v, log_amplitude, phase, q, k) if t is not None]
 
@@ -106,6 +107,7 @@ if __name__ == "__main__":
     table(SMALL, ("recurrent", "scan", PLAIN, "chunkwise", "attention"))
     table(OUTER, ("recurrent", "scan", PLAIN, "chunkwise"))
     table(OUTER, ("scan", PLAIN, "chunkwise"), "by head")
+    table(REAL, ("scan", PLAIN, "chunkwise"), "real")
     table(S4D, ("scan", PLAIN, "convolution"), "constant")
     table(LRU, ("scan", PLAIN, "convolution"), "LRU")
     table(FEW_KEYS, ("scan", PLAIN, "convolution"), "constant")

@@ -33,6 +33,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gateloop.recurrence import kernels
+from gateloop.recurrence.kernels import cauchy
+
 BUDGET = 1 << 19  # complex numbers at once in a block of channels: 8 MB, near the cache's size
 
 
@@ -151,9 +154,8 @@ def _kernel(
     half_D1 = step_D[:, None] / 2
     mu_DM = half_D1 * eigenvalues_DM
     terms = (c_DM * b_DM, c_DM * p_DM, p_DM.conj() * b_DM, p_DM.conj() * p_DM)
-    cb_DF, cp_DF, pb_DF, pp_DF = _cauchy_sums(
-        torch.stack(terms, 1), mu_DM, _resolvent(mu_DM, at), at
-    ).unbind(1)
+    sums_DRF = _cauchy_sums(torch.stack(terms, 1), mu_DM, _resolvent(mu_DM, at), at)
+    cb_DF, cp_DF, pb_DF, pp_DF = sums_DRF.unbind(1)
     transfer_DF = cb_DF - half_D1 * cp_DF * pb_DF / (1 + half_D1 * pp_DF)
     return _in_time(2 * half_D1 * at.after_F * transfer_DF, at)
 
@@ -176,15 +178,15 @@ def _carry(
     half_D11 = half_D1[..., None]
     mu_DM = half_D1 * eigenvalues_DM
     mu_D1M, p_D1M, b_D1M, c_D1M = (t[:, None] for t in (mu_DM, p_DM, b_DM, c_DM))
-    resolvent_DMF = _resolvent(mu_DM, at)
+    resolvent = _resolvent(mu_DM, at)
     weight_F = at.last_F * at.after_F
 
     def sums(terms_DRM: Tensor) -> Tensor:
-        return _cauchy_sums(terms_DRM, mu_DM, resolvent_DMF, at)
+        return _cauchy_sums(terms_DRM, mu_DM, resolvent, at)
 
     def last(x_DRF: Tensor, b_DRM: Tensor) -> Tensor:
         """Σ_F (z − μ)⁻¹ b x over the nodes and their conjugates."""
-        z, one = _real_products(torch.stack([at.z_F * x_DRF, x_DRF], 1), resolvent_DMF).unbind(1)
+        z, one = resolvent.reduce(torch.cat([at.z_F * x_DRF, x_DRF], 1)).chunk(2, 1)
         return b_DRM * z - b_DRM * mu_D1M.conj() * one
 
     rank_D1F = half_D11 / (1 + half_D11 * sums(p_D1M.conj() * p_D1M))
@@ -204,29 +206,53 @@ def _carry(
     return last_DBM, _in_time(at.after_F * response_DBF, at)
 
 
-def _resolvent(mu_DM: Tensor, at: Nodes) -> Tensor:
-    """1 / ((z − μ)(z − μ̄)), (D, M, F): what a mode and its conjugate share."""
-    mu_DM1 = mu_DM[..., None]
-    return ((at.z_F - mu_DM1) * (at.z_F - mu_DM1.conj())).reciprocal()
+class _Resolvent:
+    """R = 1 / ((z − μ)(z − μ̄)), what a mode and its conjugate share, (D, M, F)."""
+
+    def __init__(self, mu_DM: Tensor, at: Nodes) -> None:
+        mu_DM1 = mu_DM[..., None]
+        both_DMF = (at.z_F - mu_DM1) * (at.z_F - mu_DM1.conj())
+        self.flat = torch.view_as_real(both_DMF.reciprocal()).flatten(-2)
+
+    def expand(self, x_DRM: Tensor) -> Tensor:
+        """Σ_M x R of real rows, (D, R, F)."""
+        return torch.view_as_complex((x_DRM @ self.flat).unflatten(-1, (-1, 2)))
+
+    def reduce(self, y_DRF: Tensor) -> Tensor:
+        """Re Σ_F y R, (D, R, M)."""
+        y = torch.view_as_real(y_DRF.conj().resolve_conj()).flatten(-2)
+        return y @ self.flat.mT
 
 
-def _cauchy_sums(terms_DRM: Tensor, mu_DM: Tensor, resolvent_DMF: Tensor, at: Nodes) -> Tensor:
+class _ResolventInKernels:
+    """The same, its numbers never in memory."""
+
+    def __init__(self, mu_DM: Tensor, at: Nodes) -> None:
+        self.poles = mu_DM.real, mu_DM.imag, at.z_F
+
+    def expand(self, x_DRM: Tensor) -> Tensor:
+        return cauchy.expand(x_DRM, *self.poles)
+
+    def reduce(self, y_DRF: Tensor) -> Tensor:
+        return cauchy.reduce(y_DRF, *self.poles)
+
+
+def _resolvent(mu_DM: Tensor, at: Nodes) -> _Resolvent | _ResolventInKernels:
+    fused = kernels.available(mu_DM.device.type, mu_DM.real.dtype)
+    return _ResolventInKernels(mu_DM, at) if fused else _Resolvent(mu_DM, at)
+
+
+def _cauchy_sums(
+    terms_DRM: Tensor, mu_DM: Tensor, resolvent: _Resolvent | _ResolventInKernels, at: Nodes
+) -> Tensor:
     """Σ v/(z − μ) + v̄/(z − μ̄) for rows v, (D, R, F).
 
-    A pair's sum is (2 Re v z − 2 Re v μ̄) · resolvent with real factors: a real matrix product.
+    A pair's sum is (2 Re v z − 2 Re v μ̄) · resolvent with real factors.
     """
     constant_DRM = (terms_DRM * mu_DM[:, None].conj()).real
-    rows = torch.cat([terms_DRM.real, constant_DRM], 1) * 2
-    flat = torch.view_as_real(resolvent_DMF).flatten(-2)
-    linear, constant = torch.view_as_complex((rows @ flat).unflatten(-1, (-1, 2))).chunk(2, 1)
-    return linear * at.z_F - constant
-
-
-def _real_products(x_DKBF: Tensor, resolvent_DMF: Tensor) -> Tensor:
-    """Re Σ_F x · resolvent, (D, K, B, M)."""
-    x = torch.view_as_real(x_DKBF.conj().resolve_conj()).flatten(-2).flatten(1, 2)
-    flat = torch.view_as_real(resolvent_DMF).flatten(-2)
-    return (x @ flat.mT).unflatten(1, x_DKBF.shape[1:3])
+    rows_DRM = torch.cat([terms_DRM.real, constant_DRM], 1) * 2
+    linear_DRF, constant_DRF = resolvent.expand(rows_DRM).chunk(2, 1)
+    return linear_DRF * at.z_F - constant_DRF
 
 
 def _in_time(transfer: Tensor, at: Nodes) -> Tensor:

@@ -18,6 +18,7 @@ STYLES = ("-", "--", ":", "-.")
 CURVE = "val/loss"
 WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
 MANY = 500  # lines or dots of a panel; more in an SVG would be too much for a browser
+TICKS = 5  # intervals of a linear axis at most, so that their numbers do not touch
 
 
 def pictures(table: Table, folder: Path) -> dict[str, bytes]:
@@ -87,6 +88,8 @@ def _results(table: Table) -> Any:
         values = [v for line in table.lines for v in line.entries[index].by_seed.values()]
         if _is_wide(values) and "accuracy" not in column.metric:
             grid[0][index].set_xscale("log")
+        else:
+            grid[0][index].locator_params(axis="x", nbins=TICKS)
         for axes, part in zip(grid, parts, strict=True):
             axis = axes[index]
             _dots(axis, part, index, column.metric)

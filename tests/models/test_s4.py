@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from gateloop.baseline_config import S4Config, StepConfig
 from gateloop.errors import InputError
 from gateloop.models.s4 import S4
 from gateloop.names import ModeName
+from gateloop.recurrence import kernels
 from tests.models.options import far
 
 WIDTH, ORDER, LENGTH, BATCH = 6, 8, 11, 2
@@ -106,6 +109,13 @@ def difference(found: Tensor, expected: Array) -> float:
     return far(found.detach().double(), torch.tensor(expected))
 
 
+@pytest.fixture(params=["kernels", "PyTorch"])
+def _with_kernels_and_without(request: pytest.FixtureRequest) -> Iterator[None]:
+    with kernels.without() if request.param == "PyTorch" else nullcontext():
+        yield
+
+
+@pytest.mark.usefixtures("_with_kernels_and_without")
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("ssms", [1, 3])
@@ -124,6 +134,7 @@ def test_the_equations(dtype: torch.dtype, tolerance: float, mode: str, ssms: in
             assert difference(after, last) <= tolerance
 
 
+@pytest.mark.usefixtures("_with_kernels_and_without")
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 16, 129])
 @pytest.mark.parametrize(("multiple", "tolerance"), [(1, 2e-7), (2, 1e-9), (4, 1e-11)])
 def test_the_kernel(length: int, multiple: int, tolerance: float) -> None:
@@ -135,6 +146,7 @@ def test_the_kernel(length: int, multiple: int, tolerance: float) -> None:
         assert difference(row, expected) <= tolerance
 
 
+@pytest.mark.usefixtures("_with_kernels_and_without")
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_the_kernel_at_full_size(multiple: int) -> None:
     """Order 64, a thousand steps, the shortest and the longest step."""
@@ -175,6 +187,7 @@ def reference(mixer: S4, x_BLD: Tensor, state_BDN: Tensor) -> tuple[Tensor, Tens
     return y, torch.cat([last_BDM.real, last_BDM.imag], -1)
 
 
+@pytest.mark.usefixtures("_with_kernels_and_without")
 def test_a_thousand_steps_with_gradients() -> None:
     """Order 64 in float32 and float64: outputs, last state and every gradient."""
     narrow = layer(torch.float32, moved=0, d_model=3, d_state=64)
@@ -287,6 +300,7 @@ def test_no_length_is_built_in() -> None:
         assert far(part, whole[:, :length]) <= 1e-11
 
 
+@pytest.mark.usefixtures("_with_kernels_and_without")
 def test_blocks_of_channels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few channels are worked on at once, forward and backward."""
 
@@ -310,6 +324,7 @@ def test_blocks_of_channels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(far(part, one) <= 1e-12 for part, one in zip(parts, whole, strict=True))
 
 
+@pytest.mark.usefixtures("_with_kernels_and_without")
 def test_nothing_by_node_and_mode_is_kept_for_the_backward_pass() -> None:
     mixer, x = layer(torch.float32, d_model=4, d_state=32), noise(1, 512, 4, dtype=torch.float32)
     kept: dict[int, int] = {}

@@ -19,7 +19,7 @@ import torch
 from gateloop.recurrence.memory import keep_freed_pages
 
 HERE = Path(__file__).parent
-SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c")
+SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c", "cauchy.c")
 HEADERS = ("blocks.h", "gates.h", "streams.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
