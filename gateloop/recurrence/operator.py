@@ -66,7 +66,6 @@ def gate_loop(
     ``alpha`` and ``beta`` are float32 or float64 and broadcastable to k; ``beta=None`` is a real
     recurrence. Everything else as in :func:`gated_linear_recurrence`.
     """
-    _check_gate("alpha", alpha, _check_inputs(*_filled(q, k, v), v))
     return _recurrence(q, k, v, alpha, beta, mode=mode, state=state, reset=reset, logits=True)
 
 
@@ -142,7 +141,8 @@ def _recurrence(
     bare = q is None and k is None
     q, k = _filled(q, k, v)
     batch, length, heads, d_key = shape = _check_inputs(q, k, v)
-    _check(shape, v, amplitude, phase, state, reset)
+    _check_gate("alpha" if logits else "log_amplitude", amplitude, shape)
+    _check(shape, v, phase, state, reset)
     varying = _varying(q, k, amplitude, phase, reset)
     d_value = v.shape[3]
     given = [t for t in (q, k, v, amplitude, phase, state) if t is not None]
@@ -182,17 +182,20 @@ def _recurrence(
             assert phase is not None
             sign = _signs(phase, length, real)
             q, k, phase = q * sign, k * sign, None
-        if state is None:
-            state = v.new_zeros(batch, heads, d_key, d_value, dtype=state_dtype)
         q, k = q.expand(shape), k.expand(shape)
-        if run is scan and kernels.fuses(q, k, v, phase, state, complex_output):
+        if run is scan and kernels.fuses(q, k, v, phase, is_complex, complex_output):
             y, last = kernels.fused(
-                q, k, v, amplitude, phase, state, reset, logits=logits, growth=growth
-            )
-        elif run is scan and bare and d_key == d_value == 1:
-            y, last = _states(v, transition(log_amplitude(), phase), state, reset, complex_output)
+                q, k, v, amplitude, phase, state, reset,
+                is_complex=is_complex, logits=logits, growth=growth,
+            )  # fmt: skip
         else:
-            y, last = run(q, k, v, log_amplitude(), phase, state, reset, complex_output)
+            if state is None:
+                state = v.new_zeros(batch, heads, d_key, d_value, dtype=state_dtype)
+            if run is scan and bare and d_key == d_value == 1:
+                a = transition(log_amplitude(), phase)
+                y, last = _states(v, a, state, reset, complex_output)
+            else:
+                y, last = run(q, k, v, log_amplitude(), phase, state, reset, complex_output)
         if sign is not None:
             last = last * sign[:, -1, :, :, None]
         if complex_output:
@@ -319,13 +322,11 @@ def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:
 def _check(
     shape: tuple[int, int, int, int],
     v: Tensor,
-    log_amplitude: Tensor,
     phase: Tensor | None,
     state: Tensor | None,
     reset: Tensor | None,
 ) -> None:
     batch, length, heads, d_key = shape
-    _check_gate("log_amplitude", log_amplitude, shape)
     if phase is not None:
         _check_gate("phase", phase, shape, boolean=True)
     if state is not None:

@@ -42,8 +42,7 @@ def test_there_are_kernels_where_there_is_a_compiler() -> None:
 
 
 def fused(x: Inputs) -> bool:
-    state = torch.zeros(1, dtype=torch.complex64 if x.phase is not None else torch.float32)
-    return kernels.fuses(x.q, x.k, x.v, x.phase, state, x.complex_output)
+    return kernels.fuses(x.q, x.k, x.v, x.phase, x.phase is not None, x.complex_output)
 
 
 @pytest.mark.parametrize("real", REALS, ids=str)

@@ -43,14 +43,17 @@ def _fuses_on_cuda(real: torch.dtype) -> bool:
 
 
 def fuses(
-    q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, state: Tensor, complex_output: bool
+    q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, is_complex: bool, complex_output: bool
 ) -> bool:
-    """Whether one kernel takes a recurrence whole, from its gates to its read-out."""
+    """Whether one kernel takes a recurrence whole, from its gates to its read-out.
+
+    ``is_complex``: whether the states are.
+    """
     if complex_output or v.is_complex():
         return False
     if q.shape[3] > 1 or v.shape[3] > 1:
         return available(v.device.type, v.dtype)
-    if q.is_complex() or k.is_complex() or state.is_complex() != (phase is not None):
+    if q.is_complex() or k.is_complex() or is_complex != (phase is not None):
         return False
     if v.device.type == "cuda":
         return not _left_out and _fuses_on_cuda(v.dtype)
@@ -63,20 +66,24 @@ def fused(
     v: Tensor,
     amplitude: Tensor,
     phase: Tensor | None,
-    state: Tensor,
+    state: Tensor | None,
     reset: Tensor | None,
     *,
+    is_complex: bool,
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor]:
     """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
-    heads, d_key = q.shape[2:]
+    batch, _, heads, d_value = v.shape
+    d_key, parts = q.shape[3], 2 if is_complex else 1
     amplitude = amplitude.expand(*amplitude.shape[:2], heads, d_key)
     phase = None if phase is None else phase.expand(*phase.shape[:2], heads, d_key)
-    if d_key == v.shape[3] == 1:
+    if d_key == d_value == 1:
         return _max_headed(q, k, v, amplitude, phase, state, reset, logits, growth)
-    is_complex = state.is_complex()
-    planar = torch.view_as_real(state) if is_complex else state[..., None]
+    if state is None:
+        planar = v.new_zeros(batch, heads, d_key, d_value, parts)
+    else:
+        planar = torch.view_as_real(state) if is_complex else state[..., None]
     y, last, _ = operators.outer_product(q, k, v, amplitude, phase, planar, reset, logits, growth)
     return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
 
@@ -87,14 +94,17 @@ def _max_headed(
     v_BLH1: Tensor,
     amplitude: Tensor,
     phase: Tensor | None,
-    state_BH11: Tensor,
+    state_BH11: Tensor | None,
     reset_BL: Tensor | None,
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor]:
-    state = state_BH11.flatten(1)[:, None]
-    if phase is not None:
-        state = torch.cat([state.real, state.imag], dim=1)
+    if state_BH11 is None:
+        state = v_BLH1.new_zeros(len(v_BLH1), 1 if phase is None else 2, v_BLH1.shape[2])
+    else:
+        state = state_BH11.flatten(1)[:, None]
+        if phase is not None:
+            state = torch.cat([state.real, state.imag], dim=1)
     y, last, _ = operators.gate_loop(
         *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1, amplitude)),
         None if phase is None else phase.squeeze(-1),
