@@ -134,7 +134,8 @@ ALWAYS_INLINE void turn(Step *step, const REAL *phase, int keys)
     }
 }
 
-ALWAYS_INLINE void read_step(const Head *s, const Inputs *in, const Part *p, int64_t n,
+/* Not inline, for none of the kinds of kernel below reads in a way of its own. */
+__attribute__((noinline)) static void read_step(const Head *s, const Inputs *in, const Part *p, int64_t n,
                              int64_t previous, Step *step)
 {
     const int64_t row = p->head * s->d_key + p->first_key;
