@@ -71,12 +71,16 @@ def test_close_to_a_pole() -> None:
 
 def test_strides_threads_and_conjugates() -> None:
     x, y, a, b, z = inputs(6, 8, 10, 33)
-    torch.set_num_threads(1)
-    once = cauchy.expand(x, a, b, z), cauchy.reduce(y.conj(), a, b, z)
-    torch.set_num_threads(2)
-    strided = (torch.stack([t, t], -1)[..., 0] for t in (x, a, b, z))
-    assert torch.equal(cauchy.expand(*strided), once[0])
-    assert torch.equal(cauchy.reduce(y.conj().resolve_conj(), a, b, z), once[1])
+    strided = [torch.stack([t, t], -1)[..., 0] for t in (x, a, b, z)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        once = cauchy.expand(x, a, b, z), cauchy.reduce(y.conj(), a, b, z)
+        torch.set_num_threads(2)
+        again = cauchy.expand(*strided), cauchy.reduce(y.conj().resolve_conj(), *strided[1:])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(again[0], once[0]) and torch.equal(again[1], once[1])
 
 
 def test_torch_knows_the_operators() -> None:
