@@ -148,16 +148,19 @@ def _recurrence(
     given = [t for t in (q, k, v, amplitude, phase, state) if t is not None]
     wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
     real = torch.float64 if wide else torch.float32
-    if mode == "auto":
-        whole = not (v.is_complex() or complex_output) and kernels.available(v.device.type, real)
-        mode = _fastest(shape, d_value, constant=varying is None, kernel=whole)
-    run = _mode(mode, varying, chunk)
-    if batch == 0:
-        run = recurrent  # nothing, of the right shapes
-
     signed = phase is not None and phase.dtype == torch.bool
     turns = phase is not None and not signed
     is_complex = turns or any(t.is_complex() for t in given)
+    fuses = (
+        mode in ("auto", "scan")
+        and not complex_output
+        and kernels.fuses(q, k, v, turns, is_complex, real)
+    )
+    if mode == "auto":
+        mode = _fastest(shape, d_value, constant=varying is None, kernel=fuses)
+    run = _mode(mode, varying, chunk)
+    if batch == 0:
+        run = recurrent  # nothing, of the right shapes
 
     with torch.autocast(device_type=q.device.type, enabled=False):
         y_dtype = v.real.dtype if v.is_complex() else v.dtype
@@ -183,7 +186,7 @@ def _recurrence(
             sign = _signs(phase, length, real)
             q, k, phase = q * sign, k * sign, None
         q, k = q.expand(shape), k.expand(shape)
-        if run is scan and kernels.fuses(q, k, v, phase, is_complex, complex_output):
+        if run is scan and fuses:
             y, last = kernels.fused(
                 q, k, v, amplitude, phase, state, reset,
                 is_complex=is_complex, logits=logits, growth=growth,

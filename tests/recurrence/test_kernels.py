@@ -42,7 +42,8 @@ def test_there_are_kernels_where_there_is_a_compiler() -> None:
 
 
 def fused(x: Inputs) -> bool:
-    return kernels.fuses(x.q, x.k, x.v, x.phase, x.phase is not None, x.complex_output)
+    turns = x.phase is not None
+    return not x.complex_output and kernels.fuses(x.q, x.k, x.v, turns, turns, x.v.dtype)
 
 
 @pytest.mark.parametrize("real", REALS, ids=str)
@@ -341,15 +342,18 @@ def test_in_a_compiled_function() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
-def test_a_device_whose_kernels_are_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cuda.disagreement(torch.device("cpu")) == ""
-    right = operators.gate_loop
+@pytest.mark.parametrize("kind", ["gate_loop", "outer_product"])
+def test_a_device_whose_kernels_are_wrong_is_found_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cuda.disagreement(kind, torch.device("cpu")) == ""
+    right = getattr(operators, kind)
 
-    def wrong(q, k, v, alpha, beta, *others):  # type: ignore[no-untyped-def]
-        return right(q, k, v, alpha, 1.001 * beta, *others)
+    def wrong(q, k, v, alpha, *others):  # type: ignore[no-untyped-def]
+        return right(q, k, v, 1.001 * alpha, *others)
 
-    monkeypatch.setattr(cuda.operators, "gate_loop", wrong)
-    assert "is off by" in cuda.disagreement(torch.device("cpu"))
+    monkeypatch.setattr(operators, kind, wrong)
+    assert "is off by" in cuda.disagreement(kind, torch.device("cpu"))
 
 
 def scanned(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor, reset: torch.Tensor | None):  # type: ignore[no-untyped-def]

@@ -23,10 +23,12 @@ if not CUDA:
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
+from gateloop.recurrence import gated_linear_recurrence  # noqa: E402
+from gateloop.recurrence.kernels import cpu, cuda  # noqa: E402
 from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
 from gateloop.recurrence.kernels.triton_math import exp, sin_cos  # noqa: E402
-from tests.recurrence.reference import Inputs, distance, make, step_loop  # noqa: E402
+from tests.recurrence.reference import Inputs, assert_same, distance, make, step_loop  # noqa: E402
 
 TOLERANCE = 1e-5
 CHUNK = 4
@@ -152,7 +154,7 @@ def check_elementwise(x: Elementwise, device: str, segments: int | None, **optio
         *arguments, x.state, x.reset, x.logits, x.growth, segments=segments, **options
     )
     gradients = elementwise.backward(
-        grad_y, grad_last, *arguments, x.reset, checkpoints, x.logits, x.growth,
+        grad_y, grad_last, *arguments, checkpoints, x.reset, x.logits, x.growth,
         segments=segments, **options,
     )  # fmt: skip
     chunk = options.get("chunk", elementwise.CHUNK)
@@ -270,7 +272,7 @@ def test_elementwise_of_no_sequences(phase_axes: str | None, device: str) -> Non
     x = elementwise_case(0, 5, 3, phase_axes=phase_axes).to(device)
     y, last, checkpoints = elementwise.forward(**vars(x))
     gradients = elementwise.backward(
-        y, last, x.q, x.k, x.v, x.amplitude, x.phase, x.reset, checkpoints, True, False
+        y, last, x.q, x.k, x.v, x.amplitude, x.phase, checkpoints, x.reset, True, False
     )
     time = 1 if phase_axes == "" else 5
     assert [None if t is None else tuple(t.shape) for t in (y, last, checkpoints, *gradients)] == [
@@ -288,9 +290,9 @@ def test_elementwise_as_large_as_in_use(
     check_elementwise(elementwise_case(*size, resets=resets), device, None)
 
 
-def planar(state: Tensor) -> Tensor:
-    """(batch, P, heads, d_key, d_value), real and imaginary part side by side."""
-    return torch.stack([state.real, state.imag], 1) if state.is_complex() else state[:, None]
+def in_parts(state: Tensor) -> Tensor:
+    """(batch, heads, d_key, d_value, P), real and imaginary part."""
+    return torch.view_as_real(state) if state.is_complex() else state[..., None]
 
 
 def check_chunkwise(
@@ -304,24 +306,24 @@ def check_chunkwise(
     spread = {n: t.expand(size).clone() for n, t in gates.items() if t is not None}
     leaves = replace(x, **spread).map(lambda t: t.requires_grad_())
     y, last = step_loop(leaves)
-    expected = [y, planar(last)[:, : 1 if x.phase is None else 2]]
+    expected = [y, in_parts(last)[..., : 1 if x.phase is None else 2]]
     noise = torch.Generator().manual_seed(7)
     grads = [torch.randn(t.shape, generator=noise) for t in expected]
     terms = torch.autograd.grad(
         expected, list(leaves.differentiable().values()), [t.double() for t in grads]
     )
     by_name = dict(zip(leaves.differentiable(), terms, strict=True))
-    by_name["state"] = planar(by_name["state"])
+    by_name["state"] = in_parts(by_name["state"])
 
     x = x.map(lambda t: t.to(torch.complex64 if t.is_complex() else torch.float32).to(device))
     assert x.state is not None
     reset = None if x.reset is None else x.reset.to(device)
     arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
     y, last, checkpoints = chunkwise.forward(
-        *arguments, planar(x.state), reset, growth, segments=segments, **options
+        *arguments, in_parts(x.state), reset, False, growth, segments=segments, **options
     )
     gradients = chunkwise.backward(
-        grads[0].to(device), grads[1].to(device), *arguments, reset, checkpoints, growth,
+        grads[0].to(device), grads[1].to(device), *arguments, checkpoints, reset, False, growth,
         segments=segments, **options,
     )  # fmt: skip
     far = {"y": distance(y.cpu(), expected[0]), "last": distance(last.cpu(), expected[1])}
@@ -330,10 +332,9 @@ def check_chunkwise(
         if found is None:
             assert name == "phase" and x.phase is None
             continue
-        term = by_name[name]
-        far[name] = distance(found.cpu(), term.sum_to_size(found.shape), term)
-        gate = gates.get(name)
-        assert gate is None or found.shape == gate.shape
+        term, gate = by_name[name], gates.get(name)
+        summed = gate is not None and gate.shape[1] == 1
+        far[name] = distance(found.cpu(), term.sum(1, keepdim=True) if summed else term, term)
     assert all(value <= TOLERANCE for value in far.values()), far
 
 
@@ -393,7 +394,8 @@ def test_chunkwise_bounds_the_amplitudes(axes: str, device: str) -> None:
     def run(log_amplitude: Tensor, growth: bool = False) -> tuple[Tensor, Tensor]:
         assert x.state is not None
         low = x.q.bfloat16(), x.k.bfloat16(), x.v
-        return chunkwise.forward(*low, log_amplitude, None, planar(x.state), None, growth)[:2]
+        given = (*low, log_amplitude, None, in_parts(x.state), None, False, growth)
+        return chunkwise.forward(*given)[:2]
 
     for growth in (False, True):
         bounded = log_amplitude.clamp(-100, None if growth else 0.0)
@@ -401,7 +403,7 @@ def test_chunkwise_bounds_the_amplitudes(axes: str, device: str) -> None:
         y, last = step_loop(low.map(lambda t: t.cpu()))
         found = run(log_amplitude, growth)
         assert distance(found[0].cpu(), y) < TOLERANCE
-        assert distance(found[1].cpu(), planar(last).real[:, :1]) < TOLERANCE
+        assert distance(found[1].cpu(), in_parts(last)[..., :1]) < TOLERANCE
 
 
 @pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
@@ -411,12 +413,57 @@ def test_chunkwise_of_no_sequences(phase: str, device: str) -> None:
     x = x.map(lambda t: t.to(device))
     assert x.state is not None
     arguments = (x.q, x.k, x.v, x.log_amplitude, x.phase)
-    y, last, checkpoints = chunkwise.forward(*arguments, planar(x.state), None)
-    gradients = chunkwise.backward(y, last, *arguments, None, checkpoints)
+    y, last, kept = chunkwise.forward(*arguments, in_parts(x.state), None, True, False)
+    gradients = chunkwise.backward(y, last, *arguments, kept, None, True, False)
     shapes = [None if t is None else t.shape for t in (y, last, *gradients)]
-    state = planar(x.state).shape
-    gates = x.log_amplitude.shape, None if x.phase is None else x.phase.shape
-    assert shapes == [x.v.shape, state, x.q.shape, x.k.shape, x.v.shape, *gates, state]
+    state, size = in_parts(x.state).shape, x.q.shape
+    gates = size, None if x.phase is None else size
+    assert shapes == [x.v.shape, state, size, size, x.v.shape, *gates, state]
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator takes these kernels: interpreted, in the place of those in C."""
+    if CUDA:
+        assert cuda.available("gate_loop") and cuda.available("outer_product")
+        return
+    for kind, kernels in (("gate_loop", elementwise), ("outer_product", chunkwise)):
+        monkeypatch.setattr(cpu, kind, kernels.forward)
+        monkeypatch.setattr(cpu, f"{kind}_backward", kernels.backward)
+
+
+HEADS, MATRICES = (2, 19, 3, 1, 1), (2, 19, 2, 5, 3)
+BY_THE_OPERATOR = {
+    "max-headed": make(HEADS, resets=True),
+    "max-headed, signed": make(HEADS, phase="half turns"),
+    "max-headed, real, no state": make(HEADS, phase="none", amplitude_axes="H", state=False),
+    "outer": make(MATRICES, resets=True),
+    "outer, shared": make(MATRICES, amplitude_axes="LHK", phase_axes="L"),
+    "outer, signed": make(MATRICES, phase="half turns", amplitude_axes="BLH"),
+    "outer, real, no state": make(MATRICES, phase="none", amplitude_axes="H", state=False),
+    "one key": make((2, 19, 2, 1, 4)),
+}
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", BY_THE_OPERATOR)
+def test_the_operator_takes_them(case: str, taken: None, device: str) -> None:
+    def run(x: Inputs) -> tuple[Tensor, Tensor]:
+        moved = {n: t.to(device) for n, t in vars(x).items() if isinstance(t, Tensor)}
+        y, last = gated_linear_recurrence(**{"phase": None, **moved}, mode="scan")
+        return y.cpu(), last.cpu()
+
+    assert_same(run, BY_THE_OPERATOR[case].to(torch.float32), TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["gate_loop", "outer_product"])
+def test_the_problems_of_the_first_use(
+    kind: str, taken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU on which these kernels are right is not found wrong."""
+    if not CUDA:
+        monkeypatch.setattr(cuda, "LENGTH", 20)
+    assert cuda.disagreement(kind, torch.device("cuda" if CUDA else "cpu")) == ""
 
 
 @pytest.mark.parametrize("device", [COMPILED])

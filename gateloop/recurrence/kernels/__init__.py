@@ -38,26 +38,29 @@ def _built(device: str, real: torch.dtype) -> bool:
 
 
 @torch.compiler.assume_constant_result
-def _fuses_on_cuda(real: torch.dtype) -> bool:
-    return real == torch.float32 and cuda.available()
+def _built_on_cuda(kind: str) -> bool:
+    return cuda.available(kind)
 
 
 def fuses(
-    q: Tensor, k: Tensor, v: Tensor, phase: Tensor | None, is_complex: bool, complex_output: bool
+    q: Tensor, k: Tensor, v: Tensor, turns: bool, is_complex: bool, real: torch.dtype
 ) -> bool:
-    """Whether one kernel takes a recurrence whole, from its gates to its read-out.
+    """Whether one kernel takes a recurrence whole, from its gates to a real read-out.
 
-    ``is_complex``: whether the states are.
+    ``turns``: whether the transitions have phases; ``is_complex``: whether the states are complex;
+    ``real``: the precision it is computed in.
     """
-    if complex_output or v.is_complex():
+    if v.is_complex():
         return False
-    if q.shape[3] > 1 or v.shape[3] > 1:
-        return available(v.device.type, v.dtype)
-    if q.is_complex() or k.is_complex() or is_complex != (phase is not None):
+    kind = "gate_loop" if q.shape[3] == v.shape[3] == 1 else "outer_product"
+    on_cuda = v.device.type == "cuda"
+    if (kind == "gate_loop" or on_cuda) and (
+        q.is_complex() or k.is_complex() or is_complex != turns
+    ):
         return False
-    if v.device.type == "cuda":
-        return not _left_out and _fuses_on_cuda(v.dtype)
-    return available(v.device.type, v.dtype)
+    if on_cuda:
+        return not _left_out and real == torch.float32 and _built_on_cuda(kind)
+    return available(v.device.type, real)
 
 
 def fused(
@@ -76,9 +79,9 @@ def fused(
     """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
     batch, _, heads, d_value = v.shape
     d_key, parts = q.shape[3], 2 if is_complex else 1
-    amplitude = amplitude.expand(*amplitude.shape[:2], heads, d_key)
-    phase = None if phase is None else phase.expand(*phase.shape[:2], heads, d_key)
     if d_key == d_value == 1:
+        amplitude = amplitude.expand(*amplitude.shape[:2], heads, 1)
+        phase = None if phase is None else phase.expand(*phase.shape[:2], heads, 1)
         return _max_headed(q, k, v, amplitude, phase, state, reset, logits, growth)
     if state is None:
         planar = v.new_zeros(batch, heads, d_key, d_value, parts)

@@ -187,6 +187,11 @@ def _rows(t: Tensor) -> Tensor:
     return t if dense else t.contiguous()
 
 
+def _spread(gate: Tensor, q: Tensor) -> Tensor:
+    """A gate, with a number for every head and key."""
+    return _rows(gate.expand(*gate.shape[:2], *q.shape[2:]))
+
+
 def outer_product(
     q: Tensor,
     k: Tensor,
@@ -199,8 +204,8 @@ def outer_product(
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = _kernels(v.dtype)
-    q, k, v, amplitude = (_rows(t) for t in (q, k, v, amplitude))
-    phase = None if phase is None else _rows(phase)
+    q, k, v = (_rows(t) for t in (q, k, v))
+    amplitude, phase = _spread(amplitude, q), None if phase is None else _spread(phase, q)
     state, reset = state.contiguous(), None if reset is None else reset.contiguous()
     batch, length, heads, d_value = v.shape
     d_key, group = q.shape[3], kernels.outer_product_group()
@@ -229,8 +234,8 @@ def outer_product_backward(
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-    grad_y, q, k, v, amplitude = (_rows(t) for t in (grad_y, q, k, v, amplitude))
-    phase = None if phase is None else _rows(phase)
+    grad_y, q, k, v = (_rows(t) for t in (grad_y, q, k, v))
+    amplitude, phase = _spread(amplitude, q), None if phase is None else _spread(phase, q)
     grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
     head = _outer_product(q, k, v, amplitude, phase, grad_y, grad_last.shape[4], logits, growth)
     size = (head.blocks, *v.shape[:3], q.shape[3])

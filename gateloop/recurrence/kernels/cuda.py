@@ -9,68 +9,92 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gateloop.recurrence.kernels import operators
-
 TOLERANCE = 1e-4  # relative to the largest; the tests hold them to 1e-5
+BATCH, LENGTH = 2, 150  # chunks enough to be shared out over time
+
+# heads, d_key and d_value; whether a turns; whether a head's keys share |a|
+PROBLEMS = {
+    "gate_loop": ((40, 1, 1, True, False),),
+    "outer_product": ((2, 24, 40, True, False), (2, 24, 40, True, True), (2, 24, 40, False, True)),
+}
 
 
 @cache
-def available() -> bool:
-    """Whether the element-wise kernels give on this GPU what a step loop gives.
+def available(kind: str) -> bool:
+    """Whether a kind of kernel, "gate_loop" or "outer_product", gives here what a step loop gives.
 
     False, said once, where Triton is missing or fails; GATELOOP_KERNELS=off leaves them out.
     """
     if os.environ.get("GATELOOP_KERNELS") == "off" or not torch.cuda.is_available():
         return False
     try:
-        why = disagreement(torch.device("cuda"))
+        why = disagreement(kind, torch.device("cuda"))
     except Exception as error:  # whatever a compiler or a driver may say
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if why:
         print(
-            f"gateloop: no Triton kernels ({why}); the recurrence runs in PyTorch, which is slower",
+            f"gateloop: no Triton kernel for {kind} ({why}); the recurrence runs in PyTorch, "
+            "which is slower",
             file=sys.stderr,
         )
     return not why
 
 
-def disagreement(device: torch.device) -> str:
-    """What the operator gets wrong on a small problem, forward or backward; "" for nothing."""
+def disagreement(kind: str, device: torch.device) -> str:
+    """What the operator gets wrong on small problems, forward or backward; "" for nothing."""
+    return next(filter(None, (_disagreement(device, *problem) for problem in PROBLEMS[kind])), "")
+
+
+def _disagreement(
+    device: torch.device, heads: int, d_key: int, d_value: int, turns: bool, shared: bool
+) -> str:
+    from gateloop.recurrence.kernels import fused  # which asks this module
+
     noise = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, 70, 40, generator=noise) for _ in range(5)]
-    state = torch.randn(2, 2, 40, generator=noise)
-    weight = torch.randn(2, 70, 40, generator=noise)
 
-    def results(given: list[Tensor], of: torch.device, loop: bool) -> list[Tensor]:
-        tensors = [t.to(of).requires_grad_() for t in given]
-        q, k, v, alpha, beta, before = tensors
-        if loop:
-            y = step_loop(*tensors)
-        else:
-            y = operators.gate_loop(q, k, v, alpha, beta, before, None, True, False)[0]
-        return [y.detach(), *torch.autograd.grad(y, tensors, weight.to(y))]
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=noise)
 
-    found = results([*inputs, state], device, loop=False)
-    wide = [t.double() for t in (*inputs, state)]
-    for name, ours, exact in zip(
-        ("y", *(f"its gradient by {name}" for name in ("q", "k", "v", "alpha", "beta", "state"))),
-        found,
-        results(wide, torch.device("cpu"), loop=True),
-        strict=True,
-    ):
-        error = ((ours.cpu() - exact).abs().max() / exact.abs().max()).item()
+    keys = (BATCH, LENGTH, heads, d_key)
+    q, k, beta = (normal(*keys) for _ in range(3))
+    v, weight = (normal(BATCH, LENGTH, heads, d_value) for _ in range(2))
+    given = {"q": q, "k": k, "v": v, "alpha": normal(*keys[:3], 1 if shared else d_key)}
+    state = normal(BATCH, heads, d_key, d_value)
+    if turns:
+        given["beta"], state = beta, torch.complex(state, normal(*state.shape))
+    given["state"] = state
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, state: Tensor, beta: Tensor | None = None
+    ) -> Tensor:
+        return fused(
+            q, k, v, alpha, beta, state, None, is_complex=turns, logits=True, growth=False
+        )[0]
+
+    def results(given: dict[str, Tensor], run) -> list[Tensor]:  # type: ignore[no-untyped-def]
+        given = {name: t.requires_grad_() for name, t in given.items()}
+        y = run(**given)
+        gradients = torch.autograd.grad(y, list(given.values()), weight.to(y))
+        return [t.detach().cpu() for t in (y, *gradients)]
+
+    found = results({name: t.to(device) for name, t in given.items()}, kernel)
+    wide = {n: t.to(torch.complex128) if t.is_complex() else t.double() for n, t in given.items()}
+    names = ("y", *(f"its gradient by {name}" for name in given))
+    for name, ours, exact in zip(names, found, results(wide, step_loop), strict=True):
+        error = ((ours - exact).abs().max() / exact.abs().max()).item()
         if not error < TOLERANCE:
             return f"{name} is off by {error:.0e} on this GPU"
     return ""
 
 
 def step_loop(
-    q_BLC: Tensor, k_BLC: Tensor, v_BLC: Tensor, alpha: Tensor, beta: Tensor, state_BPC: Tensor
+    q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, state: Tensor, beta: Tensor | None = None
 ) -> Tensor:
-    a_BLC = torch.polar(torch.sigmoid(alpha), beta)
-    h_BC = torch.complex(*state_BPC.unbind(1))
+    """The recurrence as it is written."""
+    size = torch.sigmoid(alpha)
+    a_BLHK = size if beta is None else torch.polar(size.expand_as(beta), beta)
     outputs = []
-    for n in range(v_BLC.shape[1]):
-        h_BC = a_BLC[:, n] * h_BC + k_BLC[:, n] * v_BLC[:, n]
-        outputs.append(q_BLC[:, n] * h_BC.real)
+    for n in range(v.shape[1]):
+        state = a_BLHK[:, n, :, :, None] * state + k[:, n, :, :, None] * v[:, n, :, None]
+        outputs.append((q[:, n, :, :, None] * state.real).sum(2))
     return torch.stack(outputs, dim=1)

@@ -87,7 +87,7 @@ def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth)
     from gateloop.recurrence.kernels import triton_elementwise
 
     *others, by_phase, by_state = triton_elementwise.backward(
-        grad_y, grad_last, q, k, v, amplitude, phase, reset, kept, logits, growth
+        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
     )
     return (*others, v.new_empty(0) if by_phase is None else by_phase, by_state)
 
@@ -117,15 +117,28 @@ def outer_product(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n), for heads with a matrix of state.
 
-    As ``gate_loop``, but q, k, amplitude and phase are (batch, length, heads, d_key), q and k real
-    or complex, v (batch, length, heads, d_value) real, state (batch, heads, d_key, d_value, parts).
-    The states that are kept for the backward pass are those before every 32nd step.
+    As ``gate_loop``, but q and k are (batch, length, heads, d_key), real or, on a CPU, complex, v
+    (batch, length, heads, d_value) real, amplitude and phase (batch or 1, length or 1, heads or 1,
+    d_key or 1), state (batch, heads, d_key, d_value, parts). Of the states, those before every 32nd
+    step are kept for the backward pass, before every 64th on a GPU, in an order of their own.
     """
     return cpu.outer_product(q, k, v, amplitude, phase, state, reset, logits, growth)
 
 
+@outer_product.register_kernel("cuda")
+def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_chunkwise
+
+    return triton_chunkwise.forward(q, k, v, amplitude, phase, state, reset, logits, growth)
+
+
 @outer_product.register_fake
 def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+    if v.device.type == "cuda":
+        batch, heads, d_key, d_value, parts = state.shape
+        chunks = -(-v.shape[1] // CHUNK["cuda"])
+        kept = v.new_empty(batch, chunks, parts, heads, d_key, d_value)
+        return v.new_empty(v.shape), state.new_empty(state.shape), kept
     group = 32 if v.dtype == torch.float32 else 16
     groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32)
     kept = v.new_empty(v.shape[0], v.shape[2], groups, chunks, v.shape[3], state.shape[4], group)
@@ -146,15 +159,26 @@ def outer_product_backward(
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients by q, k, v, amplitude, phase and state; fixed gates' have a length of 1.
+    """The gradients by q, k, v, amplitude, phase and state.
 
-    That by a phase of None is empty.
+    Those of the gates are (batch, length, heads, d_key), fixed gates' of length 1; that by a phase
+    of None is empty.
     """
     by_q, by_k, by_v, by_amplitude, by_phase, by_state = cpu.outer_product_backward(
         grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
     )
     by_phase = v.new_empty(0) if by_phase is None else by_phase
     return by_q, by_k, by_v, by_amplitude, by_phase, by_state
+
+
+@outer_product_backward.register_kernel("cuda")
+def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_chunkwise
+
+    *others, by_phase, by_state = triton_chunkwise.backward(
+        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
+    )
+    return (*others, v.new_empty(0) if by_phase is None else by_phase, by_state)
 
 
 @outer_product_backward.register_fake

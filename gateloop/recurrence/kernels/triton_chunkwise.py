@@ -9,6 +9,9 @@ segment is the serial variant, and more are three phases: each segment as one st
 between them, all segments at once. The forward pass keeps the state before every ``chunk`` steps;
 the backward pass computes everything else again.
 
+The kernels hold real and imaginary part as planes, (batch, P, heads, d_key, d_value), and take
+logarithms of amplitudes; what the operator has instead is turned into that here.
+
 Products are in float32 ("ieee", without the tensor cores; "tf32x3" would be three products on
 them). Correct in Triton's interpreter and compiled for a GPU; not measured on one.
 """
@@ -20,6 +23,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from gateloop.recurrence.kernels import triton_chunkwise_kernels as kernels
 from gateloop.recurrence.kernels.triton_elementwise_kernels import carry
@@ -39,11 +43,12 @@ def forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    log_amplitude: Tensor,
+    amplitude: Tensor,
     phase: Tensor | None,
     state: Tensor,
     reset: Tensor | None,
-    growth: bool = False,
+    logits: bool,
+    growth: bool,
     *,
     segments: int | None = None,
     chunk: int = CHUNK,
@@ -51,34 +56,35 @@ def forward(
     """y_n = q_n Re h_n with h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n.
 
     q, k (batch, length, heads, d_key) and v (batch, length, heads, d_value), real, float32,
-    bfloat16 or float16, of any strides. log_amplitude and phase float32, each axis 1 or that of
-    (batch, length, heads, d_key); log_amplitude counts as at most 0 unless ``growth`` and as at
-    least -87; phase in radians, or None: a is real. state (batch, P, heads, d_key, d_value)
-    float32: real and imaginary part, P = 2, or P = 1 without phase. reset (batch, length) bool:
-    the state is zero before that step.
+    bfloat16 or float16, of any strides. amplitude and phase float32, each axis 1 or that of
+    (batch, length, heads, d_key): logits, |a| = σ(amplitude), where ``logits``, else log|a|,
+    counted as at most 0 unless ``growth`` and as at least -87; phase in radians, or None: a is
+    real. state (batch, heads, d_key, d_value, P) float32: real and imaginary part, P = 2, or P = 1
+    without phase. reset (batch, length) bool: the state is zero before that step.
 
-    Returns y (batch, length, heads, d_value) in v's dtype, the last state (batch, P, heads, d_key,
-    d_value), and the state before each ``chunk`` steps (batch, ⌈length / chunk⌉, P, heads, d_key,
-    d_value), both float32.
+    Returns y (batch, length, heads, d_value) in v's dtype, the last state, and the state before
+    each ``chunk`` steps (batch, ⌈length / chunk⌉, P, heads, d_key, d_value), both float32.
 
     ``segments``: the parts that time is cut into; None chooses by device.
     """
     batch, length, heads, values = v.shape
-    keys, planes = q.shape[3], state.shape[1]
+    keys, planes = q.shape[3], state.shape[4]
     chunks = triton.cdiv(length, chunk)
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    last = torch.empty_like(state, memory_format=torch.contiguous_format)
+    state = _planar(state)
+    last = torch.empty_like(state)
     checkpoints = state.new_empty(batch, chunks, planes, heads, keys, values)
-    if v.numel() == 0 or q.numel() == 0:
-        return y.zero_(), last.copy_(state), checkpoints
+    if batch == 0:
+        return y, _interleaved(last), checkpoints
 
+    log_amplitude = logsigmoid(amplitude) if logits else amplitude
     inputs = _inputs(q, k, v, log_amplitude, phase, reset)
-    options = _options(q, v, log_amplitude, phase, reset, growth, chunk, STATE)
+    options = _options(q, v, amplitude, phase, reset, growth, chunk, STATE)
     steps, count = _cut(v, chunks, chunk, segments, growth, options["VALUES"])
     sizes = length, heads, keys, values, steps
     grid = batch * heads, count, triton.cdiv(values, options["VALUES"])
     with torch.cuda.device_of(v):
-        before = state.contiguous()[:, None]
+        before = state[:, None]
         if count > 1:
             product = state.new_empty(batch, count, planes, heads, keys)
             added = state.new_empty(batch, count, planes, heads, keys, values)
@@ -90,7 +96,7 @@ def forward(
         kernels.forward[grid](
             *inputs, before, y, last, checkpoints, state, state, *sizes, REDUCE=False, **options
         )
-    return y, last, checkpoints
+    return y, _interleaved(last), checkpoints
 
 
 def backward(
@@ -99,11 +105,12 @@ def backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    log_amplitude: Tensor,
+    amplitude: Tensor,
     phase: Tensor | None,
-    reset: Tensor | None,
     checkpoints: Tensor,
-    growth: bool = False,
+    reset: Tensor | None,
+    logits: bool,
+    growth: bool,
     *,
     segments: int | None = None,
     chunk: int = CHUNK,
@@ -111,26 +118,32 @@ def backward(
     """The gradients of :func:`forward`, from those of y and of the last state.
 
     Arguments as in :func:`forward`, ``chunk`` the same; grad_y (batch, length, heads, d_value) of
-    any strides, grad_last (batch, P, heads, d_key, d_value).
+    any strides, grad_last (batch, heads, d_key, d_value, P).
 
     Returns dq and dk (batch, length, heads, d_key) and dv (batch, length, heads, d_value), in the
-    dtypes of q, k and v; the gates' gradients, float32, summed to the gates' shapes; dstate
-    (batch, P, heads, d_key, d_value). A broadcast gate's gradient is written out in full before it
-    is summed.
+    dtypes of q, k and v; damplitude and dphase (batch, length, heads, d_key), summed over time to
+    (batch, 1, heads, d_key) where the gate is fixed, float32; dstate like grad_last. Nothing is
+    summed over a batch, heads or keys that share a gate.
     """
     batch, length, heads, values = v.shape
     keys = q.shape[3]
     chunks, planes = checkpoints.shape[1:3]
     dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    dstate = torch.empty_like(grad_last, memory_format=torch.contiguous_format)
-    if v.numel() == 0 or q.numel() == 0:
-        dphase = None if phase is None else torch.zeros_like(phase)
-        dq, dk = (torch.zeros(q.shape, dtype=t.dtype, device=t.device) for t in (q, k))
-        return dq, dk, dv.zero_(), torch.zeros_like(log_amplitude), dphase, dstate.copy_(grad_last)
+    grad_last = _planar(grad_last)
+    dstate = torch.empty_like(grad_last)
+    if batch == 0:
+        dq, dk = (torch.empty(q.shape, dtype=t.dtype, device=t.device) for t in (q, k))
+        gates = [
+            None if g is None else g.new_empty(0, g.shape[1], heads, keys)
+            for g in (amplitude, phase)
+        ]
+        assert gates[0] is not None
+        return dq, dk, dv, gates[0], gates[1], _interleaved(dstate)
 
     grad_y = _rows(grad_y)
+    log_amplitude = logsigmoid(amplitude) if logits else amplitude
     inputs = [*_inputs(q, k, v, log_amplitude, phase, reset), grad_y, *_strides(grad_y, 3)]
-    options = _options(q, v, log_amplitude, phase, reset, growth, chunk, STATE_BACKWARD)
+    options = _options(q, v, amplitude, phase, reset, growth, chunk, STATE_BACKWARD)
     steps, count = _cut(v, chunks, chunk, segments, growth, options["VALUES"])
     sizes = length, heads, keys, values, steps
     blocks = triton.cdiv(values, options["VALUES"])
@@ -139,7 +152,7 @@ def backward(
     parts = checkpoints.new_empty(3 if phase is None else 4, blocks, batch, length, heads, keys)
     scratch = checkpoints.new_empty(batch, count, chunk // ROWS, planes, heads, keys, values)
     with torch.cuda.device_of(v):
-        after = grad_last.contiguous()[:, None]
+        after = grad_last[:, None]
         if count > 1:
             product = checkpoints.new_empty(batch, count, planes, heads, keys)
             added = checkpoints.new_empty(batch, count, planes, heads, keys, values)
@@ -149,15 +162,31 @@ def backward(
             *inputs, after, checkpoints, scratch,
             parts[0], parts[1], dv, parts[2], parts[-1], dstate, *sizes, **options,
         )  # fmt: skip
-    dq, dk, damplitude, *dphase_ = parts.sum(1)
+    dq, dk, damplitude, *dphase_ = (part.sum(0) for part in parts)
+    if logits:
+        damplitude = damplitude * torch.sigmoid(-amplitude)
     return (
         dq.to(q.dtype),
         dk.to(k.dtype),
         dv,
-        damplitude.sum_to_size(log_amplitude.shape),
-        None if phase is None else dphase_[0].sum_to_size(phase.shape),
-        dstate,
+        _over_time(damplitude, amplitude),
+        None if phase is None else _over_time(dphase_[0], phase),
+        _interleaved(dstate),
     )
+
+
+def _over_time(terms: Tensor, gate: Tensor) -> Tensor:
+    """Summed, where the gate is fixed."""
+    return terms.sum(1, keepdim=True) if gate.shape[1] == 1 else terms
+
+
+def _planar(state: Tensor) -> Tensor:
+    """(batch, P, heads, d_key, d_value) of (batch, heads, d_key, d_value, P)."""
+    return state.movedim(4, 1).contiguous()
+
+
+def _interleaved(state: Tensor) -> Tensor:
+    return state.movedim(1, 4).contiguous()
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -191,7 +220,7 @@ def _inputs(
 def _options(
     q: Tensor,
     v: Tensor,
-    log_amplitude: Tensor,
+    amplitude: Tensor,
     phase: Tensor | None,
     reset: Tensor | None,
     growth: bool,
@@ -205,7 +234,7 @@ def _options(
         "GROWTH": growth,
         "TURNS": phase is not None,
         "RESETS": reset is not None,
-        "SHARED": log_amplitude.shape[3] == 1,
+        "SHARED": amplitude.shape[3] == 1,
         "ROWS": ROWS,
         "KEYS": keys,
         "VALUES": values,
