@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -162,15 +163,15 @@ def _recurrence(
     if batch == 0:
         run = recurrent  # nothing, of the right shapes
 
-    with torch.autocast(device_type=q.device.type, enabled=False):
+    with _no_autocast(v.device.type):
         y_dtype = v.real.dtype if v.is_complex() else v.dtype
-        q, k, v = (t.to(_COMPLEX[real] if t.is_complex() else real) for t in (q, k, v))
+        q, k, v = (_as(t, _COMPLEX[real] if t.is_complex() else real) for t in (q, k, v))
         state_dtype = _COMPLEX[real] if is_complex else real
         if state is not None:
-            state = state.to(state_dtype)
-        amplitude = amplitude.to(real)
+            state = _as(state, state_dtype)
+        amplitude = _as(amplitude, real)
         if phase is not None and not signed:
-            phase = phase.to(real)
+            phase = _as(phase, real)
 
         def log_amplitude() -> Tensor:
             log = logsigmoid(amplitude) if logits else amplitude
@@ -178,14 +179,14 @@ def _recurrence(
 
         if run is convolution:  # has signs in its powers, and needs no zeros for a state
             y, last = run(q, k, v, log_amplitude(), phase, state, None, complex_output)
-            return y.to(_COMPLEX[real] if complex_output else y_dtype), last.to(state_dtype)
+            return _as(y, _COMPLEX[real] if complex_output else y_dtype), _as(last, state_dtype)
 
         sign = None
         if signed:
             assert phase is not None
             sign = _signs(phase, length, real)
             q, k, phase = q * sign, k * sign, None
-        q, k = q.expand(shape), k.expand(shape)
+        q, k = _spread(q, shape), _spread(k, shape)
         if run is scan and fuses:
             y, last = kernels.fused(
                 q, k, v, amplitude, phase, state, reset,
@@ -201,9 +202,23 @@ def _recurrence(
                 y, last = run(q, k, v, log_amplitude(), phase, state, reset, complex_output)
         if sign is not None:
             last = last * sign[:, -1, :, :, None]
-        if complex_output:
-            return y.to(_COMPLEX[real]), last
-        return y.to(y_dtype), last
+        return _as(y, _COMPLEX[real] if complex_output else y_dtype), last
+
+
+def _no_autocast(device: str) -> AbstractContextManager[object]:
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+# What changes nothing is not asked of torch: beside a kernel that has emptied the caches, a call
+# that returns its argument takes tens of microseconds.
+def _as(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype else t.to(dtype)
+
+
+def _spread(t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return t if t.shape == shape else t.expand(shape)
 
 
 def _filled(q: Tensor | None, k: Tensor | None, v: Tensor) -> tuple[Tensor, Tensor]:

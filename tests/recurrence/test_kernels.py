@@ -315,7 +315,7 @@ def test_torch_knows_the_operators(phase: str) -> None:
     x = make((2, 20, 3, 1, 1), phase=phase).to(torch.float32)
     q, k, v, amplitude = (t[..., 0].requires_grad_() for t in (x.q, x.k, x.v, x.log_amplitude))
     angle = None if x.phase is None else x.phase[..., 0].requires_grad_()
-    state = torch.randn(2, 1 if angle is None else 2, 3, requires_grad=True)
+    state = torch.randn(2, 3, 1 if angle is None else 2, requires_grad=True)
     given = (q, k, v, amplitude, angle, state, None, True, False)
     torch.library.opcheck(operators.gate_loop, given)
     outer = [

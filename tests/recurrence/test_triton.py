@@ -102,12 +102,12 @@ def elementwise_case(
         return (batch if "B" in axes else 1, length if "L" in axes else 1, channels)
 
     alpha = mixed(normal(*gate_size(amplitude_axes)), noise)
-    planes = 1 if phase_axes is None else 2
+    parts = 1 if phase_axes is None else 2
     return Elementwise(
         *(normal(batch, length, channels) for _ in range(3)),
         alpha if logits else logsigmoid(alpha),
         None if phase_axes is None else phase_scale * normal(*gate_size(phase_axes)),
-        normal(batch, planes, channels),
+        normal(batch, channels, parts),
         torch.rand(batch, length, generator=noise) < 0.15 if resets else None,
         logits,
     )
@@ -124,14 +124,14 @@ def elementwise_steps(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The recurrence as it is written, every argument expanded to (batch, length, channels)."""
     a = log_amplitude.exp() * torch.exp(1j * phase)
-    h = torch.complex(state[:, 0], state[:, 1] if state.shape[1] == 2 else 0 * state[:, 0])
+    h = torch.complex(state[..., 0], state[..., 1] if state.shape[2] == 2 else 0 * state[..., 0])
     outputs = []
     for n in range(v.shape[1]):
         if reset is not None:
             h = h * ~reset[:, n, None]
         h = a[:, n] * h + k[:, n] * v[:, n]
         outputs.append(q[:, n] * h.real)
-    return torch.stack(outputs, 1), torch.stack([h.real, h.imag], 1)[:, : state.shape[1]]
+    return torch.stack(outputs, 1), torch.stack([h.real, h.imag], -1)[..., : state.shape[2]]
 
 
 def check_elementwise(x: Elementwise, device: str, segments: int | None, **options: int) -> None:
@@ -158,7 +158,7 @@ def check_elementwise(x: Elementwise, device: str, segments: int | None, **optio
         segments=segments, **options,
     )  # fmt: skip
     chunk = options.get("chunk", elementwise.CHUNK)
-    assert checkpoints.shape == (size[0], -(-size[1] // chunk), *x.state.shape[1:])
+    assert checkpoints.shape == (size[0], -(-size[1] // chunk), x.state.shape[2], size[2])
     assert y.dtype == x.v.dtype and [t.dtype for t in gradients[:3]] == [x.q.dtype] * 3
     far = {}
     names = ("y", "last", "q", "k", "v", "amplitude", "phase", "state")
@@ -263,7 +263,7 @@ def test_elementwise_least_amplitudes(device: str) -> None:
     x.amplitude[:, 1, 2] = torch.nan
     y, last, _ = elementwise.forward(**vars(x))
     assert y.isnan().any(0).tolist() == [[False] * 4] + 2 * [[False, False, True, False]]
-    assert last.isnan().any(1).tolist() == [[False, False, True, False]]
+    assert last.isnan().any(2).tolist() == [[False, False, True, False]]
 
 
 @pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
@@ -276,7 +276,7 @@ def test_elementwise_of_no_sequences(phase_axes: str | None, device: str) -> Non
     )
     time = 1 if phase_axes == "" else 5
     assert [None if t is None else tuple(t.shape) for t in (y, last, checkpoints, *gradients)] == [
-        (0, 5, 3), tuple(x.state.shape), (0, 1, *x.state.shape[1:]), (0, 5, 3), (0, 5, 3),
+        (0, 5, 3), tuple(x.state.shape), (0, 1, x.state.shape[2], 3), (0, 5, 3), (0, 5, 3),
         (0, 5, 3), (0, 5, 3), None if x.phase is None else (0, time, 3), tuple(x.state.shape),
     ]  # fmt: skip
 

@@ -78,16 +78,17 @@ def fused(
 ) -> tuple[Tensor, Tensor]:
     """y and the last state of what ``fuses`` admits; ``amplitude`` as logits or as logarithms."""
     batch, _, heads, d_value = v.shape
-    d_key, parts = q.shape[3], 2 if is_complex else 1
-    if d_key == d_value == 1:
-        amplitude = amplitude.expand(*amplitude.shape[:2], heads, 1)
-        phase = None if phase is None else phase.expand(*phase.shape[:2], heads, 1)
-        return _max_headed(q, k, v, amplitude, phase, state, reset, logits, growth)
+    d_key = q.shape[3]
     if state is None:
-        planar = v.new_zeros(batch, heads, d_key, d_value, parts)
+        parts = v.new_zeros(batch, heads, d_key, d_value, 2 if is_complex else 1)
     else:
-        planar = torch.view_as_real(state) if is_complex else state[..., None]
-    y, last, _ = operators.outer_product(q, k, v, amplitude, phase, planar, reset, logits, growth)
+        parts = torch.view_as_real(state) if is_complex else state[..., None]
+    if d_key == d_value == 1:
+        y, last = _max_headed(q, k, v, amplitude, phase, parts, reset, logits, growth)
+    else:
+        y, last, _ = operators.outer_product(
+            q, k, v, amplitude, phase, parts, reset, logits, growth
+        )
     return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
 
 
@@ -97,25 +98,25 @@ def _max_headed(
     v_BLH1: Tensor,
     amplitude: Tensor,
     phase: Tensor | None,
-    state_BH11: Tensor | None,
+    state_BH11P: Tensor,
     reset_BL: Tensor | None,
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor]:
-    if state_BH11 is None:
-        state = v_BLH1.new_zeros(len(v_BLH1), 1 if phase is None else 2, v_BLH1.shape[2])
-    else:
-        state = state_BH11.flatten(1)[:, None]
-        if phase is not None:
-            state = torch.cat([state.real, state.imag], dim=1)
+    """A head is a channel."""
     y, last, _ = operators.gate_loop(
-        *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1, amplitude)),
-        None if phase is None else phase.squeeze(-1),
-        state, reset_BL, logits, growth,
+        *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1)),
+        _by_channel(amplitude, v_BLH1), None if phase is None else _by_channel(phase, v_BLH1),
+        state_BH11P.flatten(1, 3), reset_BL, logits, growth,
     )  # fmt: skip
-    if phase is not None:
-        last = torch.complex(*last.unbind(1))[:, None]
-    return y[..., None], last.transpose(1, 2)[..., None]
+    return y.unsqueeze(-1), last.view(state_BH11P.shape)
+
+
+def _by_channel(gate: Tensor, v_BLH1: Tensor) -> Tensor:
+    heads = v_BLH1.shape[2]
+    if gate.shape[2] != heads:
+        gate = gate.expand(*gate.shape[:2], heads, 1)
+    return gate.squeeze(-1)
 
 
 def solves(a: Tensor, x: Tensor) -> bool:

@@ -107,7 +107,8 @@ def gate_loop(
     state, reset = state.contiguous(), None if reset is None else reset.contiguous()
     chunks = -(-v.shape[1] // kernels.gate_loop_chunk())
     y, last = v.new_empty(v.shape), torch.empty_like(state)
-    kept = v.new_empty(v.shape[0], chunks, *state.shape[1:])
+    batch, channels, parts = state.shape
+    kept = v.new_empty(batch, chunks, parts, channels)
     kernels.gate_loop_forward(
         ctypes.byref(_shape(v.shape, 1, q, k, v, amplitude, phase)),
         ctypes.byref(Inputs(_at(q), _at(k), _at(v), _at(amplitude), _at(phase), None, _at(reset))),

@@ -9,8 +9,8 @@
        G_n = (q_n dy_n, 0) + conj(a_{n+1}) G_{n+1}
 
    the gradient by h_n, of which all others are products. Arrays are (batch, length, channels) with
-   the last axis dense; a stride of 0 is an axis that is constant. States are (batch, parts,
-   channels), kept ones (batch, chunks, parts, channels), of 2 parts where there are phases. */
+   the last axis dense; a stride of 0 is an axis that is constant. States are (batch, channels,
+   parts), kept ones (batch, chunks, parts, channels), of 2 parts where there are phases. */
 
 #include "blocks.h"
 #include "gates.h"
@@ -58,16 +58,34 @@ ALWAYS_INLINE void store(REAL *to, const Complex *from, int64_t channels, int wi
         to[channels + c] = from->im[c];
 }
 
+ALWAYS_INLINE void load_state(Complex *to, const REAL *from, int width, int turns)
+{
+    for (int c = 0; c < width; c++) {
+        to->re[c] = turns ? from[2 * c] : from[c];
+        to->im[c] = turns ? from[2 * c + 1] : 0;
+    }
+}
+
+ALWAYS_INLINE void store_state(REAL *to, const Complex *from, int width, int turns)
+{
+    for (int c = 0; c < width; c++) {
+        to[turns ? 2 * c : c] = from->re[c];
+        if (turns)
+            to[2 * c + 1] = from->im[c];
+    }
+}
+
 ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, int64_t first,
                                  int width, int gate, int turns, const REAL *state, REAL *y,
                                  REAL *last, REAL *kept)
 {
     const int64_t parts = turns ? 2 : 1, kept_size = parts * s->channels;
+    const int64_t here = parts * (b * s->channels + first);
     const int64_t count = (s->length + CHUNK - 1) / CHUNK;
     const int streamed = streams(s, (const REAL *[]){y}, 1);
     Complex h;
     Row row;
-    load(&h, state + b * kept_size + first, s->channels, width, turns);
+    load_state(&h, state + here, width, turns);
     for (int64_t n = 0; n < s->length; n++) {
         if (n % CHUNK == 0)
             store(kept + (b * count + n / CHUNK) * kept_size + first, &h, s->channels, width, turns);
@@ -99,7 +117,7 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
             stream(y_n, &row, width);
     }
     end_streams();
-    store(last + b * kept_size + first, &h, s->channels, width, turns);
+    store_state(last + here, &h, width, turns);
 }
 
 /* What the way back needs of each step of a chunk: a, z = a h_{n-1}, and d log|a| / d gate. */
@@ -216,10 +234,11 @@ ALWAYS_INLINE void backward_block(const Shape *s, const Inputs *in, int64_t b, i
                                   const REAL *grad_last, const Gradients *to)
 {
     const int64_t parts = turns ? 2 : 1, kept_size = parts * s->channels;
+    const int64_t here = parts * (b * s->channels + first);
     const int64_t count = (s->length + CHUNK - 1) / CHUNK;
     Complex g, h;
     Steps steps;
-    load(&g, grad_last + b * kept_size + first, s->channels, width, turns);
+    load_state(&g, grad_last + here, width, turns);
     for (int64_t chunk = count - 1; chunk >= 0; chunk--) {
         int64_t start = chunk * CHUNK;
         int64_t stop = start + CHUNK < s->length ? start + CHUNK : s->length;
@@ -227,7 +246,7 @@ ALWAYS_INLINE void backward_block(const Shape *s, const Inputs *in, int64_t b, i
         recompute(s, in, b, first, width, gate, turns, start, stop, &h, &steps);
         walk_back(s, in, b, first, width, turns, start, stop, &steps, &g, to);
     }
-    store(to->state + b * kept_size + first, &g, s->channels, width, turns);
+    store_state(to->state + here, &g, width, turns);
     end_streams();
 }
 

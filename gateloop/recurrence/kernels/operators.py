@@ -33,7 +33,7 @@ def gate_loop(
         q, k, v (batch, length, channels), real; any strides, 0 among them.
         amplitude and phase (batch or 1, length or 1, channels): logits of σ, else log-amplitudes
         that count as 0 above it unless ``growth``; radians, or None for a real recurrence.
-        state (batch, parts, channels): real and imaginary part, or the one of a real recurrence.
+        state (batch, channels, parts): real and imaginary part, or the one of a real recurrence.
         reset (batch, length) bool or None: the state is zero before that step.
     Returns y (batch, length, channels), the last state, and the states before every CHUNK steps,
     (batch, ⌈length / CHUNK⌉, parts, channels), from which the backward pass computes all others
@@ -53,7 +53,8 @@ def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[
 def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
     chunk = CHUNK[v.device.type]
     chunks = (v.shape[1] + chunk - 1) // chunk
-    kept = state.new_empty(state.shape[0], chunks, state.shape[1], state.shape[2])
+    batch, channels, parts = state.shape
+    kept = state.new_empty(batch, chunks, parts, channels)
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from gateloop.recurrence.kernels import triton_chunkwise_kernels as kernels
+from gateloop.recurrence.kernels.triton_elementwise import interleaved, planar
 from gateloop.recurrence.kernels.triton_elementwise_kernels import carry
 
 CHUNK = 64  # steps from one kept state to the next, a multiple of ROWS
@@ -71,11 +72,11 @@ def forward(
     keys, planes = q.shape[3], state.shape[4]
     chunks = triton.cdiv(length, chunk)
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    state = _planar(state)
+    state = planar(state)
     last = torch.empty_like(state)
     checkpoints = state.new_empty(batch, chunks, planes, heads, keys, values)
     if batch == 0:
-        return y, _interleaved(last), checkpoints
+        return y, interleaved(last), checkpoints
 
     log_amplitude = logsigmoid(amplitude) if logits else amplitude
     inputs = _inputs(q, k, v, log_amplitude, phase, reset)
@@ -96,7 +97,7 @@ def forward(
         kernels.forward[grid](
             *inputs, before, y, last, checkpoints, state, state, *sizes, REDUCE=False, **options
         )
-    return y, _interleaved(last), checkpoints
+    return y, interleaved(last), checkpoints
 
 
 def backward(
@@ -129,7 +130,7 @@ def backward(
     keys = q.shape[3]
     chunks, planes = checkpoints.shape[1:3]
     dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    grad_last = _planar(grad_last)
+    grad_last = planar(grad_last)
     dstate = torch.empty_like(grad_last)
     if batch == 0:
         dq, dk = (torch.empty(q.shape, dtype=t.dtype, device=t.device) for t in (q, k))
@@ -138,7 +139,7 @@ def backward(
             for g in (amplitude, phase)
         ]
         assert gates[0] is not None
-        return dq, dk, dv, gates[0], gates[1], _interleaved(dstate)
+        return dq, dk, dv, gates[0], gates[1], interleaved(dstate)
 
     grad_y = _rows(grad_y)
     log_amplitude = logsigmoid(amplitude) if logits else amplitude
@@ -171,22 +172,13 @@ def backward(
         dv,
         _over_time(damplitude, amplitude),
         None if phase is None else _over_time(dphase_[0], phase),
-        _interleaved(dstate),
+        interleaved(dstate),
     )
 
 
 def _over_time(terms: Tensor, gate: Tensor) -> Tensor:
     """Summed, where the gate is fixed."""
     return terms.sum(1, keepdim=True) if gate.shape[1] == 1 else terms
-
-
-def _planar(state: Tensor) -> Tensor:
-    """(batch, P, heads, d_key, d_value) of (batch, heads, d_key, d_value, P)."""
-    return state.movedim(4, 1).contiguous()
-
-
-def _interleaved(state: Tensor) -> Tensor:
-    return state.movedim(1, 4).contiguous()
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -268,7 +260,7 @@ def _carried(product: Tensor, added: Tensor, state: Tensor, reverse: bool) -> Te
     starts = torch.empty_like(added)
     block = 256
     carry[(batch * triton.cdiv(channels, block),)](
-        product[..., None].expand_as(added).contiguous(), added, state.contiguous(), starts,
+        product[..., None].expand_as(added).contiguous(), added, state, starts,
         segments, channels, TURNS=planes == 2, REVERSE=reverse, BLOCK=block,
     )  # fmt: skip
     return starts

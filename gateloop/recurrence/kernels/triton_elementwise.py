@@ -51,30 +51,31 @@ def forward(
     q, k, v (batch, length, channels), real, float32, bfloat16 or float16, of any batch and time
     strides (0 broadcasts). amplitude (batch|1, length|1, channels) float32: logits, |a| =
     σ(amplitude), where ``logits``, else log|a|, counted as at most 0 unless ``growth`` and as at
-    least -87. phase like amplitude, float32 radians, or None: a is real. state (batch, P,
-    channels) float32: real and imaginary part, P = 2, or P = 1 without phase. reset (batch,
-    length) bool: the state is zero before that step.
+    least -87. phase like amplitude, float32 radians, or None: a is real. state (batch, channels,
+    P) float32: real and imaginary part, P = 2, or P = 1 without phase. reset (batch, length) bool:
+    the state is zero before that step.
 
-    Returns y (batch, length, channels) in v's dtype, the last state (batch, P, channels), and the
+    Returns y (batch, length, channels) in v's dtype, the last state (batch, channels, P), and the
     state before each ``chunk`` steps (batch, ⌈length / chunk⌉, P, channels), both float32.
 
     ``segments``: the parts that time is cut into (module docstring); None chooses by device.
     """
     batch, length, channels = v.shape
-    planes = state.shape[1]
     chunks = triton.cdiv(length, chunk)
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    last = torch.empty_like(state, memory_format=torch.contiguous_format)
+    state = planar(state)
+    planes = state.shape[1]
+    last = torch.empty_like(state)
     checkpoints = state.new_empty(batch, chunks, planes, channels)
-    if v.numel() == 0:
-        return y, last.copy_(state), checkpoints
+    if batch == 0:
+        return y, interleaved(last), checkpoints
 
     inputs = _inputs(q, k, v, amplitude, phase, reset)
     options = _options(amplitude, phase, reset, logits, growth)
     steps, count = _cut(v, chunks, chunk, segments, growth)
     grid = batch * triton.cdiv(channels, BLOCK), count
     with torch.cuda.device_of(v):
-        before = state.contiguous()[:, None]
+        before = state[:, None]
         if count > 1:
             product, added = state.new_empty(2, batch, count, planes, channels)
             kernels.reduce_forward[grid](
@@ -86,7 +87,7 @@ def forward(
             *inputs, before, y, last, checkpoints, length, channels, steps,
             CHUNK=chunk, **options, STAGES=STAGES, num_warps=1,
         )  # fmt: skip
-    return y, last, checkpoints
+    return y, interleaved(last), checkpoints
 
 
 def backward(
@@ -112,22 +113,21 @@ def backward(
     d state = conj(a_0) G_0.
 
     Arguments as in :func:`forward`, ``chunk`` the same; grad_y (batch, length, channels) of any
-    strides, grad_last (batch, P, channels).
+    strides, grad_last (batch, channels, P).
 
     Returns dq, dk, dv (batch, length, channels) in the dtypes of q, k and v; damplitude and dphase
     (batch, length, channels), or (batch, 1, channels) and summed over time where the gate's length
-    axis is 1, both float32; dstate (batch, P, channels). Nothing is summed over a broadcast batch.
+    axis is 1, both float32; dstate like grad_last. Nothing is summed over a broadcast batch.
     """
     batch, length, channels = v.shape
     chunks, planes = checkpoints.shape[1:3]
     dq, dk, dv = (torch.empty(v.shape, dtype=t.dtype, device=v.device) for t in (q, k, v))
-    dstate = torch.empty_like(grad_last, memory_format=torch.contiguous_format)
-    if v.numel() == 0:
-        gates = [
-            None if g is None else g.new_zeros(batch, *g.shape[1:]) for g in (amplitude, phase)
-        ]
+    grad_last = planar(grad_last)
+    dstate = torch.empty_like(grad_last)
+    if batch == 0:
+        gates = [None if g is None else g.new_empty(0, *g.shape[1:]) for g in (amplitude, phase)]
         assert gates[0] is not None
-        return dq, dk, dv, gates[0], gates[1], dstate.copy_(grad_last)
+        return dq, dk, dv, gates[0], gates[1], interleaved(dstate)
 
     grad_y = _rows(grad_y)
     inputs = _inputs(q, k, v, amplitude, phase, reset)
@@ -142,7 +142,7 @@ def backward(
     scratch = checkpoints.new_empty(batch, count, chunk, planes, channels)
     grid = batch * triton.cdiv(channels, BLOCK), count
     with torch.cuda.device_of(v):
-        after = grad_last.contiguous()[:, None]
+        after = grad_last[:, None]
         if count > 1:
             product, added = checkpoints.new_empty(2, batch, count, planes, channels)
             kernels.reduce_backward[grid](
@@ -160,7 +160,16 @@ def backward(
         damplitude = damplitude.sum(1, keepdim=True)
     if dphase is not None and options["FIXED_PHASE"]:
         dphase = dphase.sum(1, keepdim=True)
-    return dq, dk, dv, damplitude, dphase, dstate
+    return dq, dk, dv, damplitude, dphase, interleaved(dstate)
+
+
+def planar(state: Tensor) -> Tensor:
+    """(batch, P, …), as the kernels have it, of the operators' (batch, …, P)."""
+    return state.movedim(-1, 1).contiguous()
+
+
+def interleaved(state: Tensor) -> Tensor:
+    return state.movedim(1, -1).contiguous()
 
 
 def _rows(t: Tensor) -> Tensor:
@@ -222,7 +231,7 @@ def _carried(product: Tensor, added: Tensor, state: Tensor, reverse: bool) -> Te
     starts = torch.empty_like(added)
     grid = (batch * triton.cdiv(channels, BLOCK),)
     kernels.carry[grid](
-        product, added, state.contiguous(), starts, segments, channels,
+        product, added, state, starts, segments, channels,
         TURNS=planes == 2, REVERSE=reverse, BLOCK=BLOCK, num_warps=1,
     )  # fmt: skip
     return starts
