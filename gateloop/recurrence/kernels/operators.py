@@ -208,9 +208,13 @@ def _gradients(backward: Any, ctx: Any, grad_y: Any, grad_last: Any) -> tuple[Te
     by_q, by_k, by_v, by_amplitude, by_phase, by_state = backward(
         grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, ctx.logits, ctx.growth
     )
-    by_amplitude = by_amplitude.sum_to_size(amplitude.shape)
-    to_phase = None if phase is None else by_phase.sum_to_size(phase.shape)
-    return by_q, by_k, by_v, by_amplitude, to_phase, by_state, None, None, None
+    by_amplitude = _summed(by_amplitude, amplitude)
+    by_phase = None if phase is None else _summed(by_phase, phase)
+    return by_q, by_k, by_v, by_amplitude, by_phase, by_state, None, None, None
+
+
+def _summed(terms: Tensor, gate: Tensor) -> Tensor:
+    return terms if terms.shape == gate.shape else terms.sum_to_size(gate.shape)
 
 
 def _gate_loop_gradients(ctx: Any, grad_y: Any, grad_last: Any, _: Any) -> tuple[Any, ...]:
