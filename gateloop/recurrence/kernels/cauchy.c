@@ -13,13 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "blocks.h"
+#include "vectors.h"
 
-#define VECTOR 64 /* bytes */
-#define LANES (VECTOR / (int)sizeof(REAL))
 #define ROWS 8
-
-typedef REAL Vector __attribute__((vector_size(VECTOR)));
 
 typedef struct {
     Vector re, im;

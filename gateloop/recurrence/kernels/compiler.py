@@ -20,7 +20,7 @@ from gateloop.recurrence.memory import keep_freed_pages
 
 HERE = Path(__file__).parent
 SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c", "cauchy.c")
-HEADERS = ("blocks.h", "gates.h", "streams.h")
+HEADERS = ("blocks.h", "gates.h", "streams.h", "vectors.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 # Not -ffast-math: it would also change how the whole process treats subnormal numbers.

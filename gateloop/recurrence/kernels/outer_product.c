@@ -17,11 +17,9 @@
 
 #include <stdlib.h>
 
-#include "blocks.h"
 #include "gates.h"
+#include "vectors.h"
 
-#define VECTOR 64 /* bytes: one of the widest registers there are, several of the others */
-#define LANES (VECTOR / (int)sizeof(REAL))
 #define TILES 2
 #define GROUP (TILES * LANES)
 #define CHUNK 32
@@ -30,7 +28,6 @@
 #define FOLD 16    /* bytes: of the narrowest registers there are */
 #define FOLDED (FOLD / (int)sizeof(REAL))
 
-typedef REAL Vector __attribute__((vector_size(VECTOR)));
 typedef REAL Narrow __attribute__((vector_size(FOLD)));
 
 enum { Q, K, V, AMPLITUDE, PHASE, GRAD_Y };
