@@ -72,7 +72,7 @@ class _LinearScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, start, reset, h = ctx.saved_tensors
-        if kernels.available(h.device.type, h.real.dtype if h.is_complex() else h.dtype):
+        if kernels.scans(h):
             return (*kernels.linear_scan_backward(grad, a, h, start, reset), None)
         keep = keep_of(reset, h)
         mu = grad.conj().resolve_conj().clone(memory_format=torch.contiguous_format)

@@ -342,17 +342,25 @@ def test_in_a_compiled_function() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["gate_loop", "outer_product"])
+@pytest.mark.parametrize(
+    ("kind", "operator", "argument"),
+    [
+        ("gate_loop", "gate_loop", 3),
+        ("outer_product", "outer_product", 3),
+        ("linear_scan", "linear_scan_", 0),
+        ("linear_scan", "linear_scan_backward", 1),
+    ],
+)
 def test_a_device_whose_kernels_are_wrong_is_found_out(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, operator: str, argument: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cuda.disagreement(kind, torch.device("cpu")) == ""
-    right = getattr(operators, kind)
+    right = getattr(operators, operator)
 
-    def wrong(q, k, v, alpha, *others):  # type: ignore[no-untyped-def]
-        return right(q, k, v, 1.001 * alpha, *others)
+    def wrong(*given):  # type: ignore[no-untyped-def]
+        return right(*given[:argument], 1.001 * given[argument], *given[argument + 1 :])
 
-    monkeypatch.setattr(operators, kind, wrong)
+    monkeypatch.setattr(operators, operator, wrong)
     assert "is off by" in cuda.disagreement(kind, torch.device("cpu"))
 
 

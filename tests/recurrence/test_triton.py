@@ -27,6 +27,7 @@ from gateloop.recurrence import gated_linear_recurrence  # noqa: E402
 from gateloop.recurrence.kernels import cpu, cuda  # noqa: E402
 from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
+from gateloop.recurrence.kernels import triton_linear_scan as linear_scan  # noqa: E402
 from gateloop.recurrence.kernels.triton_math import exp, sin_cos  # noqa: E402
 from tests.recurrence.reference import Inputs, assert_same, distance, make, step_loop  # noqa: E402
 
@@ -290,6 +291,65 @@ def test_elementwise_as_large_as_in_use(
     check_elementwise(elementwise_case(*size, resets=resets), device, None)
 
 
+SCANS = {
+    "data-controlled": ((2, 11, 5), (2, 11), 1),
+    "length 1": ((2, 1, 5), (2, 1), 1),
+    "two blocks of channels": ((1, 5, 70), (1, 5), 1),
+    "fixed": ((2, 11, 5), (1, 1), 1),
+    "fixed, by the batch": ((2, 11, 5), (2, 1), 1),
+    "shared by the batch": ((2, 11, 5), (1, 11), 1),
+    "shared by channels": ((2, 11, 6), (2, 11), 3),
+}
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize("real", [False, True], ids=["complex", "real"])
+@pytest.mark.parametrize("case", SCANS)
+def test_linear_scan(case: str, real: bool, segments: int, device: str) -> None:
+    """Forward and in reverse, with resets, from strided tensors; and the gradients of the first."""
+    (batch, length, channels), axes, repeat = SCANS[case]
+    noise = torch.Generator().manual_seed(0)
+    wide = torch.float64 if real else torch.complex128
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=noise, dtype=wide)
+
+    a, start, weight = normal(*axes, channels // repeat), normal(batch, channels), None
+    a = a / (1 + a.abs())
+    x = normal(batch, length, 2 * channels)[..., :channels]
+    reset = torch.rand(batch, length, generator=noise) < 0.2
+    reset[0, 0] = True
+
+    def steps(a: Tensor, x: Tensor, h: Tensor, order: range) -> Tensor:
+        states = {}
+        for n in order:
+            a_n = a[:, n if a.shape[1] > 1 else 0].repeat_interleave(repeat, dim=-1)
+            h = a_n * h * ~reset[:, n, None] + x[:, n]
+            states[n] = h
+        return torch.stack([states[n] for n in range(length)], 1)
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.detach().to(torch.float32 if real else torch.complex64).to(device)
+
+    for reverse in (False, True):
+        order = range(length)[::-1] if reverse else range(length)
+        found = narrow(x)
+        given = narrow(a), found, narrow(start), reset.to(device)
+        linear_scan.scan_(*given, reverse, segments=segments)
+        assert distance(found.cpu(), steps(a, x, start, order)) < TOLERANCE
+    if repeat > 1:
+        return
+    leaves = [t.requires_grad_() for t in (a.expand(batch, *a.shape[1:]).clone(), x, start)]
+    h, weight = steps(*leaves, range(length)), normal(batch, length, channels)
+    gradients = linear_scan.backward(
+        narrow(weight.mT.contiguous().mT), narrow(a), narrow(h).contiguous(), narrow(start),
+        reset.to(device), segments=segments,
+    )  # fmt: skip
+    for found, exact in zip(gradients, torch.autograd.grad(h, leaves, weight), strict=True):
+        assert distance(found.cpu(), exact) < TOLERANCE
+
+
 def in_parts(state: Tensor) -> Tensor:
     """(batch, heads, d_key, d_value, P), real and imaginary part."""
     return torch.view_as_real(state) if state.is_complex() else state[..., None]
@@ -421,27 +481,36 @@ def test_chunkwise_of_no_sequences(phase: str, device: str) -> None:
     assert shapes == [x.v.shape, state, size, size, x.v.shape, *gates, state]
 
 
+KINDS = ("gate_loop", "outer_product", "linear_scan")
+
+
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator takes these kernels: interpreted, in the place of those in C."""
     if CUDA:
-        assert cuda.available("gate_loop") and cuda.available("outer_product")
+        assert all(map(cuda.available, KINDS))
         return
     for kind, kernels in (("gate_loop", elementwise), ("outer_product", chunkwise)):
         monkeypatch.setattr(cpu, kind, kernels.forward)
         monkeypatch.setattr(cpu, f"{kind}_backward", kernels.backward)
+    monkeypatch.setattr(cpu, "linear_scan_", linear_scan.scan_)
+    monkeypatch.setattr(cpu, "linear_scan_backward", linear_scan.backward)
 
 
 HEADS, MATRICES = (2, 19, 3, 1, 1), (2, 19, 2, 5, 3)
 BY_THE_OPERATOR = {
-    "max-headed": make(HEADS, resets=True),
+    "max-headed": make(HEADS, resets=True, seed=2),
     "max-headed, signed": make(HEADS, phase="half turns"),
     "max-headed, real, no state": make(HEADS, phase="none", amplitude_axes="H", state=False),
-    "outer": make(MATRICES, resets=True),
+    "outer": make(MATRICES, resets=True, seed=2),
     "outer, shared": make(MATRICES, amplitude_axes="LHK", phase_axes="L"),
     "outer, signed": make(MATRICES, phase="half turns", amplitude_axes="BLH"),
     "outer, real, no state": make(MATRICES, phase="none", amplitude_axes="H", state=False),
     "one key": make((2, 19, 2, 1, 4)),
+    "complex v": make(MATRICES, complex_inputs="v", complex_output=True, resets=True, seed=2),
+    "complex v, max-headed": make(
+        HEADS, amplitude_axes="H", phase_axes="H", complex_inputs="v", complex_output=True
+    ),
 }
 
 
@@ -450,13 +519,14 @@ BY_THE_OPERATOR = {
 def test_the_operator_takes_them(case: str, taken: None, device: str) -> None:
     def run(x: Inputs) -> tuple[Tensor, Tensor]:
         moved = {n: t.to(device) for n, t in vars(x).items() if isinstance(t, Tensor)}
-        y, last = gated_linear_recurrence(**{"phase": None, **moved}, mode="scan")
+        given = {"phase": None, **moved, "complex_output": x.complex_output}
+        y, last = gated_linear_recurrence(**given, mode="scan")
         return y.cpu(), last.cpu()
 
     assert_same(run, BY_THE_OPERATOR[case].to(torch.float32), TOLERANCE)
 
 
-@pytest.mark.parametrize("kind", ["gate_loop", "outer_product"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_problems_of_the_first_use(
     kind: str, taken: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 
 FLOATS = """
     q k v amplitude phase before after starts state y last checkpoints product added scratch
-    grad_y dq dk dv damplitude dphase dstate
+    grad_y dq dk dv damplitude dphase dstate a x h start grad by_a by_x by_start
 """.split()
 POINTERS = dict.fromkeys(FLOATS, "*fp32") | {"reset": "*u8"}
 LOW = ("q", "k", "v", "y", "grad_y", "dq", "dk", "dv")
@@ -28,9 +28,10 @@ def compile_all(capability: int) -> None:
 
     from gateloop.recurrence.kernels import triton_chunkwise_kernels as chunkwise
     from gateloop.recurrence.kernels import triton_elementwise_kernels as elementwise
+    from gateloop.recurrence.kernels import triton_linear_scan_kernels as linear_scan
 
     switches = (
-        "TURNS RESETS LOGITS REVERSE GROWTH FIXED_AMPLITUDE FIXED_PHASE SHARED REDUCE"
+        "TURNS RESETS LOGITS REVERSE GROWTH FIXED FIXED_AMPLITUDE FIXED_PHASE SHARED REDUCE"
     ).split()
     on = {"TURNS", "LOGITS", "REVERSE"}
     sizes = {"CHUNK": 64, "BLOCK": 64, "STAGES": 8, "ROWS": 16, "KEYS": 16, "VALUES": 16}
@@ -38,6 +39,7 @@ def compile_all(capability: int) -> None:
         *(elementwise.forward, elementwise.reduce_forward, elementwise.carry),
         *(elementwise.reduce_backward, elementwise.backward),
         *(chunkwise.forward, chunkwise.reduce_backward, chunkwise.backward),
+        *(linear_scan.forward, linear_scan.backward),
     ]
     for kernel in kernels:
         for usual in (True, False):

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from gateloop.recurrence.kernels import cpu, cuda, operators
 
-__all__ = ["available", "fused", "fuses", "linear_scan_backward", "solve_", "solves", "without"]
+__all__ = [
+    "available",
+    "fused",
+    "fuses",
+    "linear_scan_backward",
+    "scans",
+    "solve_",
+    "solves",
+    "without",
+]
 
 _left_out = False
 
@@ -28,7 +37,7 @@ def without() -> Iterator[None]:
 
 
 def available(device: str, real: torch.dtype) -> bool:
-    """Whether there are kernels for all of a kind of device and a precision."""
+    """Whether there are kernels in C for a kind of device and a precision."""
     return not _left_out and _built(device, real)
 
 
@@ -125,8 +134,16 @@ def solves(a: Tensor, x: Tensor) -> bool:
         a.dtype == x.dtype
         and x.stride(-1) == 1
         and x.stride(2) == x.shape[3] * x.stride(3) == math.prod(x.shape[3:])
-        and available(x.device.type, x.real.dtype if x.is_complex() else x.dtype)
+        and scans(x)
     )
+
+
+def scans(x: Tensor) -> bool:
+    """Whether there is a kernel for all states of x's kind, and one for their gradients."""
+    real = x.real.dtype if x.is_complex() else x.dtype
+    if x.device.type == "cuda":
+        return not _left_out and real == torch.float32 and _built_on_cuda("linear_scan")
+    return available(x.device.type, real)
 
 
 def solve_(a: Tensor, x: Tensor, start: Tensor, keep: Tensor | None, reverse: bool) -> None:

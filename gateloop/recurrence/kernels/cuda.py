@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from gateloop.recurrence.kernels import operators
 
 TOLERANCE = 1e-4  # relative to the largest; the tests hold them to 1e-5
 BATCH, LENGTH = 2, 150  # chunks enough to be shared out over time
@@ -21,9 +24,10 @@ PROBLEMS = {
 
 @cache
 def available(kind: str) -> bool:
-    """Whether a kind of kernel, "gate_loop" or "outer_product", gives here what a step loop gives.
+    """Whether a kind of kernel gives on this GPU what a step loop gives.
 
-    False, said once, where Triton is missing or fails; GATELOOP_KERNELS=off leaves them out.
+    The kinds are "gate_loop", "outer_product" and "linear_scan". False, said once, where Triton is
+    missing or fails; GATELOOP_KERNELS=off leaves them out.
     """
     if os.environ.get("GATELOOP_KERNELS") == "off" or not torch.cuda.is_available():
         return False
@@ -42,7 +46,49 @@ def available(kind: str) -> bool:
 
 def disagreement(kind: str, device: torch.device) -> str:
     """What the operator gets wrong on small problems, forward or backward; "" for nothing."""
+    if kind == "linear_scan":
+        return _linear_scan_disagreement(device)
     return next(filter(None, (_disagreement(device, *problem) for problem in PROBLEMS[kind])), "")
+
+
+def _linear_scan_disagreement(device: torch.device) -> str:
+    noise = torch.Generator().manual_seed(0)
+    a, x, weight = (
+        torch.randn(BATCH, LENGTH, 40, generator=noise, dtype=torch.complex64) for _ in range(3)
+    )
+    a, start = a / (1 + a.abs()), x[:, 0] + x[:, 1]
+    h, after = x.to(device, copy=True), torch.zeros_like(start)
+    operators.linear_scan_(a.to(device), h, start.to(device), None, False)
+    back = weight.to(device, copy=True)
+    operators.linear_scan_(a.to(device).conj(), back, after.to(device), None, True)
+    gradients = operators.linear_scan_backward(
+        weight.to(device), a.to(device), h, start.to(device), None
+    )
+    leaves = [t.to(torch.complex128).requires_grad_() for t in (a, x, start)]
+    exact = _states(*leaves)
+    mirrored = _states(a.conj().flip(1).to(exact), weight.flip(1).to(exact), after.to(exact))
+    return _difference(
+        ("h", "h from the end", *(f"h's gradient by {name}" for name in ("a", "x", "start"))),
+        (h, back, *gradients),
+        (exact, mirrored.flip(1), *torch.autograd.grad(exact, leaves, weight.to(exact))),
+    )
+
+
+def _states(a_BLC: Tensor, x_BLC: Tensor, h_BC: Tensor) -> Tensor:
+    states = []
+    for n in range(x_BLC.shape[1]):
+        h_BC = a_BLC[:, n] * h_BC + x_BLC[:, n]
+        states.append(h_BC)
+    return torch.stack(states, dim=1)
+
+
+def _difference(names: Iterable[str], found: Iterable[Tensor], expected: Iterable[Tensor]) -> str:
+    """The first that is wrong, in words; "" where none is."""
+    for name, ours, exact in zip(names, found, expected, strict=True):
+        error = ((ours.cpu() - exact).abs().max() / exact.abs().max()).item()
+        if not error < TOLERANCE:
+            return f"{name} is off by {error:.0e} on this GPU"
+    return ""
 
 
 def _disagreement(
@@ -75,16 +121,12 @@ def _disagreement(
         given = {name: t.requires_grad_() for name, t in given.items()}
         y = run(**given)
         gradients = torch.autograd.grad(y, list(given.values()), weight.to(y))
-        return [t.detach().cpu() for t in (y, *gradients)]
+        return [t.detach() for t in (y, *gradients)]
 
     found = results({name: t.to(device) for name, t in given.items()}, kernel)
     wide = {n: t.to(torch.complex128) if t.is_complex() else t.double() for n, t in given.items()}
     names = ("y", *(f"its gradient by {name}" for name in given))
-    for name, ours, exact in zip(names, found, results(wide, step_loop), strict=True):
-        error = ((ours - exact).abs().max() / exact.abs().max()).item()
-        if not error < TOLERANCE:
-            return f"{name} is off by {error:.0e} on this GPU"
-    return ""
+    return _difference(names, found, results(wide, step_loop))
 
 
 def step_loop(

@@ -240,6 +240,13 @@ def linear_scan_(a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, reve
     cpu.linear_scan_(a, x, start, reset, reverse)
 
 
+@linear_scan_.register_kernel("cuda")
+def _(a, x, start, reset, reverse):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_linear_scan
+
+    triton_linear_scan.scan_(a, x, start, reset, reverse)
+
+
 @torch.library.custom_op("gateloop::linear_scan_backward", mutates_args=(), device_types="cpu")
 def linear_scan_backward(
     grad: Tensor, a: Tensor, h: Tensor, start: Tensor, reset: Tensor | None
@@ -249,6 +256,13 @@ def linear_scan_backward(
     That by a fixed a is (batch, 1, channels).
     """
     return cpu.linear_scan_backward(grad, a, h, start, reset)
+
+
+@linear_scan_backward.register_kernel("cuda")
+def _(grad, a, h, start, reset):  # type: ignore[no-untyped-def]
+    from gateloop.recurrence.kernels import triton_linear_scan
+
+    return triton_linear_scan.backward(grad, a, h, start, reset)
 
 
 @linear_scan_backward.register_fake

@@ -82,7 +82,7 @@ def forward(
                 *inputs, product, added, length, channels, steps,
                 **options, STAGES=STAGES, num_warps=1,
             )  # fmt: skip
-            before = _carried(product, added, state, reverse=False)
+            before = carried(product, added, state, reverse=False)
         kernels.forward[grid](
             *inputs, before, y, last, checkpoints, length, channels, steps,
             CHUNK=chunk, **options, STAGES=STAGES, num_warps=1,
@@ -129,7 +129,7 @@ def backward(
         assert gates[0] is not None
         return dq, dk, dv, gates[0], gates[1], interleaved(dstate)
 
-    grad_y = _rows(grad_y)
+    grad_y = rows(grad_y)
     inputs = _inputs(q, k, v, amplitude, phase, reset)
     options = _options(amplitude, phase, reset, logits, growth)
     steps, count = _cut(v, chunks, chunk, segments, growth)
@@ -146,12 +146,12 @@ def backward(
         if count > 1:
             product, added = checkpoints.new_empty(2, batch, count, planes, channels)
             kernels.reduce_backward[grid](
-                *inputs, grad_y, *_strides(grad_y), product, added, length, channels, steps,
+                *inputs, grad_y, *strides(grad_y), product, added, length, channels, steps,
                 **options, STAGES=STAGES, num_warps=1,
             )  # fmt: skip
-            after = _carried(product, added, grad_last, reverse=True)
+            after = carried(product, added, grad_last, reverse=True)
         kernels.backward[grid](
-            *inputs, grad_y, *_strides(grad_y), after, checkpoints, scratch,
+            *inputs, grad_y, *strides(grad_y), after, checkpoints, scratch,
             dq, dk, dv, damplitude, by_phase, dstate,
             length, channels, steps,
             CHUNK=chunk, **options, STAGES=STAGES, num_warps=1,
@@ -172,12 +172,12 @@ def interleaved(state: Tensor) -> Tensor:
     return state.movedim(1, -1).contiguous()
 
 
-def _rows(t: Tensor) -> Tensor:
+def rows(t: Tensor) -> Tensor:
     """With channels side by side, copied if need be."""
     return t if t.stride(2) == 1 or t.shape[2] == 1 else t.contiguous()
 
 
-def _strides(t: Tensor) -> tuple[int, int]:
+def strides(t: Tensor) -> tuple[int, int]:
     """From one batch entry and one step to the next."""
     batch, time = (0 if t.shape[axis] == 1 else t.stride(axis) for axis in (0, 1))
     return batch, time
@@ -189,8 +189,8 @@ def _inputs(
     """The kernels' first arguments; what is None is never read."""
     arguments: list[Tensor | int] = []
     for t in (q, k, v, amplitude, amplitude if phase is None else phase):
-        t = _rows(t)
-        arguments += [t, *_strides(t)]
+        t = rows(t)
+        arguments += [t, *strides(t)]
     flags = amplitude if reset is None else reset.contiguous().view(torch.uint8)
     return [*arguments, flags]
 
@@ -213,19 +213,24 @@ def _options(
 def _cut(v: Tensor, chunks: int, chunk: int, segments: int | None, growth: bool) -> tuple[int, int]:
     """The steps of a segment, whole chunks, and the number of segments."""
     if segments is None:
-        batch, _, channels = v.shape
         # growing transitions may overflow as a product where no state does
-        segments = 1
-        if v.is_cuda and not growth:
-            multiprocessors = torch.cuda.get_device_properties(v.device).multi_processor_count
-            if batch * channels < ENOUGH_CHANNELS * multiprocessors:
-                programs = batch * triton.cdiv(channels, BLOCK)
-                segments = triton.cdiv(PROGRAMS * multiprocessors, programs)
+        segments = 1 if growth else segments_of(v)
     steps = triton.cdiv(chunks, segments) * chunk
     return steps, triton.cdiv(chunks * chunk, steps)
 
 
-def _carried(product: Tensor, added: Tensor, state: Tensor, reverse: bool) -> Tensor:
+def segments_of(x: Tensor) -> int:
+    """The parts that time is cut into, by the batch and the channels of x and by its device."""
+    batch, _, channels = x.shape
+    if x.is_cuda:
+        multiprocessors = torch.cuda.get_device_properties(x.device).multi_processor_count
+        if batch * channels < ENOUGH_CHANNELS * multiprocessors:
+            programs = batch * triton.cdiv(channels, BLOCK)
+            return triton.cdiv(PROGRAMS * multiprocessors, programs)
+    return 1
+
+
+def carried(product: Tensor, added: Tensor, state: Tensor, reverse: bool) -> Tensor:
     """The state (or, in reverse, its gradient) with which each segment starts."""
     batch, segments, planes, channels = product.shape
     starts = torch.empty_like(added)

@@ -9,7 +9,7 @@ from gateloop.recurrence.kernels.triton_math import exp, sin_cos
 
 
 @triton.jit
-def _place(channels, BLOCK: tl.constexpr):
+def owned(channels, BLOCK: tl.constexpr):
     """This program's batch entry, its channels, and which of them there are."""
     blocks = tl.cdiv(channels, BLOCK)
     batch = (tl.program_id(0) // blocks).to(tl.int64)
@@ -23,7 +23,7 @@ def _load(pointer, here):
 
 
 @triton.jit
-def _load_state(pointer, channels, here, TURNS: tl.constexpr):
+def load_state(pointer, channels, here, TURNS: tl.constexpr):
     re = tl.load(pointer, mask=here, other=0.0)
     if TURNS:
         im = tl.load(pointer + channels, mask=here, other=0.0)
@@ -33,7 +33,7 @@ def _load_state(pointer, channels, here, TURNS: tl.constexpr):
 
 
 @triton.jit
-def _store_state(pointer, channels, here, re, im, TURNS: tl.constexpr):
+def store_state(pointer, channels, here, re, im, TURNS: tl.constexpr):
     tl.store(pointer, re, mask=here)
     if TURNS:
         tl.store(pointer + channels, im, mask=here)
@@ -64,7 +64,7 @@ def _transition(
 
 
 @triton.jit
-def _turned(a_re, a_im, re, im, TURNS: tl.constexpr):
+def turned(a_re, a_im, re, im, TURNS: tl.constexpr):
     """a · (re + i im)."""
     if TURNS:
         return a_re * re - a_im * im, a_re * im + a_im * re
@@ -82,7 +82,7 @@ def forward(
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One segment from the state before it: y, the kept states, the last segment's last state."""
-    batch, channel, here = _place(channels, BLOCK)
+    batch, channel, here = owned(channels, BLOCK)
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     first = segment * steps
     stop = tl.minimum(first + steps, length)
@@ -96,7 +96,7 @@ def forward(
     y += batch * length * channels + channel
     checkpoints += batch * tl.cdiv(length, CHUNK) * plane + channel
 
-    h_re, h_im = _load_state(
+    h_re, h_im = load_state(
         before + (batch * segments + segment) * plane + channel, channels, here, TURNS
     )
     a_re, a_im, _ = _transition(amplitude, phase, here, LOGITS, GROWTH, TURNS)
@@ -105,18 +105,18 @@ def forward(
             a_re, a_im, _ = _transition(
                 amplitude + t * amplitude_time, phase + t * phase_time, here, LOGITS, GROWTH, TURNS
             )
-        _store_state(
+        store_state(
             checkpoints + t // CHUNK * plane, channels, here & (t % CHUNK == 0), h_re, h_im, TURNS
         )
         if RESETS:
             forget = tl.load(reset + t) != 0
             h_re = tl.where(forget, 0.0, h_re)
             h_im = tl.where(forget, 0.0, h_im)
-        h_re, h_im = _turned(a_re, a_im, h_re, h_im, TURNS)
+        h_re, h_im = turned(a_re, a_im, h_re, h_im, TURNS)
         h_re += _load(k + t * k_time, here) * _load(v + t * v_time, here)
         tl.store(y + t * channels, _load(q + t * q_time, here) * h_re, mask=here)
     if segment == segments - 1:
-        _store_state(last + batch * plane + channel, channels, here, h_re, h_im, TURNS)
+        store_state(last + batch * plane + channel, channels, here, h_re, h_im, TURNS)
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def reduce_forward(
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One segment as one step: the state after it is product · (the state before it) + added."""
-    batch, channel, here = _place(channels, BLOCK)
+    batch, channel, here = owned(channels, BLOCK)
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     first = segment * steps
     stop = tl.minimum(first + steps, length)
@@ -156,12 +156,12 @@ def reduce_forward(
             h_im = tl.where(forget, 0.0, h_im)
             p_re = tl.where(forget, 0.0, p_re)
             p_im = tl.where(forget, 0.0, p_im)
-        h_re, h_im = _turned(a_re, a_im, h_re, h_im, TURNS)
-        p_re, p_im = _turned(a_re, a_im, p_re, p_im, TURNS)
+        h_re, h_im = turned(a_re, a_im, h_re, h_im, TURNS)
+        p_re, p_im = turned(a_re, a_im, p_re, p_im, TURNS)
         h_re += _load(k + t * k_time, here) * _load(v + t * v_time, here)
     place = (batch * segments + segment) * plane + channel
-    _store_state(product + place, channels, here, p_re, p_im, TURNS)
-    _store_state(added + place, channels, here, h_re, h_im, TURNS)
+    store_state(product + place, channels, here, p_re, p_im, TURNS)
+    store_state(added + place, channels, here, h_re, h_im, TURNS)
 
 
 @triton.jit
@@ -170,16 +170,16 @@ def carry(
     TURNS: tl.constexpr, REVERSE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """state ↦ product · state + added over the segments, and what stands before each."""
-    batch, channel, here = _place(channels, BLOCK)
+    batch, channel, here = owned(channels, BLOCK)
     plane = (2 if TURNS else 1) * channels
-    h_re, h_im = _load_state(state + batch * plane + channel, channels, here, TURNS)
+    h_re, h_im = load_state(state + batch * plane + channel, channels, here, TURNS)
     for n in range(segments):
         segment = segments - 1 - n if REVERSE else n
         place = (batch * segments + segment) * plane + channel
-        _store_state(starts + place, channels, here, h_re, h_im, TURNS)
-        p_re, p_im = _load_state(product + place, channels, here, TURNS)
-        x_re, x_im = _load_state(added + place, channels, here, TURNS)
-        h_re, h_im = _turned(p_re, p_im, h_re, h_im, TURNS)
+        store_state(starts + place, channels, here, h_re, h_im, TURNS)
+        p_re, p_im = load_state(product + place, channels, here, TURNS)
+        x_re, x_im = load_state(added + place, channels, here, TURNS)
+        h_re, h_im = turned(p_re, p_im, h_re, h_im, TURNS)
         h_re += x_re
         h_im += x_im
 
@@ -194,7 +194,7 @@ def reduce_backward(
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The same for the state's gradient, towards the past, with conjugate transitions."""
-    batch, channel, here = _place(channels, BLOCK)
+    batch, channel, here = owned(channels, BLOCK)
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     first = segment * steps
     stop = tl.minimum(first + steps, length)
@@ -217,8 +217,8 @@ def reduce_backward(
                 amplitude + t * amplitude_time, phase + t * phase_time, here, LOGITS, GROWTH, TURNS
             )
         g_re += _load(grad_y + t * grad_y_time, here) * _load(q + t * q_time, here)
-        g_re, g_im = _turned(a_re, -a_im, g_re, g_im, TURNS)
-        p_re, p_im = _turned(a_re, -a_im, p_re, p_im, TURNS)
+        g_re, g_im = turned(a_re, -a_im, g_re, g_im, TURNS)
+        p_re, p_im = turned(a_re, -a_im, p_re, p_im, TURNS)
         if RESETS:
             forget = tl.load(reset + t) != 0
             g_re = tl.where(forget, 0.0, g_re)
@@ -226,8 +226,8 @@ def reduce_backward(
             p_re = tl.where(forget, 0.0, p_re)
             p_im = tl.where(forget, 0.0, p_im)
     place = (batch * segments + segment) * plane + channel
-    _store_state(product + place, channels, here, p_re, p_im, TURNS)
-    _store_state(added + place, channels, here, g_re, g_im, TURNS)
+    store_state(product + place, channels, here, p_re, p_im, TURNS)
+    store_state(added + place, channels, here, g_re, g_im, TURNS)
 
 
 @triton.jit
@@ -241,7 +241,7 @@ def backward(
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One segment from the gradient behind it: every gradient. λ is conj(a_{n+1}) G_{n+1}."""
-    batch, channel, here = _place(channels, BLOCK)
+    batch, channel, here = owned(channels, BLOCK)
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     begin = segment * steps
     end = tl.minimum(begin + steps, length)
@@ -258,7 +258,7 @@ def backward(
     place = (batch * segments + segment) * plane + channel
     scratch += (batch * segments + segment) * CHUNK * plane + channel
 
-    l_re, l_im = _load_state(after + place, channels, here, TURNS)
+    l_re, l_im = load_state(after + place, channels, here, TURNS)
     a_re, a_im, slope = _transition(amplitude, phase, here, LOGITS, GROWTH, TURNS)
     to_amplitude = tl.zeros((BLOCK,), tl.float32)
     to_phase = tl.zeros((BLOCK,), tl.float32)
@@ -266,7 +266,7 @@ def backward(
     for c in range(chunks):
         first = begin + (chunks - 1 - c) * CHUNK
         size = tl.minimum(end - first, CHUNK)
-        h_re, h_im = _load_state(checkpoints + first // CHUNK * plane, channels, here, TURNS)
+        h_re, h_im = load_state(checkpoints + first // CHUNK * plane, channels, here, TURNS)
         for n in tl.range(0, size, num_stages=STAGES):
             t = first + n
             if not (FIXED_AMPLITUDE and FIXED_PHASE):
@@ -278,8 +278,8 @@ def backward(
                 forget = tl.load(reset + t) != 0
                 h_re = tl.where(forget, 0.0, h_re)
                 h_im = tl.where(forget, 0.0, h_im)
-            h_re, h_im = _turned(a_re, a_im, h_re, h_im, TURNS)
-            _store_state(scratch + n * plane, channels, here, h_re, h_im, TURNS)
+            h_re, h_im = turned(a_re, a_im, h_re, h_im, TURNS)
+            store_state(scratch + n * plane, channels, here, h_re, h_im, TURNS)
             h_re += _load(k + t * k_time, here) * _load(v + t * v_time, here)
         # what one thread wrote, another may read
         tl.debug_barrier()
@@ -291,7 +291,7 @@ def backward(
                     amplitude + t * amplitude_time, phase + t * phase_time, here,
                     LOGITS, GROWTH, TURNS,
                 )  # fmt: skip
-            z_re, z_im = _load_state(scratch + n * plane, channels, here, TURNS)
+            z_re, z_im = load_state(scratch + n * plane, channels, here, TURNS)
             k_t, v_t = _load(k + t * k_time, here), _load(v + t * v_time, here)
             dy = _load(grad_y + t * grad_y_time, here)
             g_re = l_re + dy * _load(q + t * q_time, here)
@@ -309,7 +309,7 @@ def backward(
                     to_phase += by_phase
                 else:
                     tl.store(dphase + out + t * channels, by_phase, mask=here)
-            l_re, l_im = _turned(a_re, -a_im, g_re, l_im, TURNS)
+            l_re, l_im = turned(a_re, -a_im, g_re, l_im, TURNS)
             if RESETS:
                 forget = tl.load(reset + t) != 0
                 l_re = tl.where(forget, 0.0, l_re)
@@ -321,4 +321,4 @@ def backward(
     if TURNS and FIXED_PHASE:
         tl.store(dphase + place, to_phase, mask=here)
     if segment == 0:
-        _store_state(dstate + batch * plane + channel, channels, here, l_re, l_im, TURNS)
+        store_state(dstate + batch * plane + channel, channels, here, l_re, l_im, TURNS)
