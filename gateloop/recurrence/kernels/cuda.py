@@ -46,9 +46,12 @@ def available(kind: str) -> bool:
 
 def disagreement(kind: str, device: torch.device) -> str:
     """What the operator gets wrong on small problems, forward or backward; "" for nothing."""
-    if kind == "linear_scan":
-        return _linear_scan_disagreement(device)
-    return next(filter(None, (_disagreement(device, *problem) for problem in PROBLEMS[kind])), "")
+    # whatever the first use stands in
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+        if kind == "linear_scan":
+            return _linear_scan_disagreement(device)
+        wrong = (_disagreement(device, *problem) for problem in PROBLEMS[kind])
+        return next(filter(None, wrong), "")
 
 
 def _linear_scan_disagreement(device: torch.device) -> str:
@@ -99,7 +102,7 @@ def _disagreement(
     noise = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=noise)
+        return torch.randn(size, generator=noise, dtype=torch.float32)
 
     keys = (BATCH, LENGTH, heads, d_key)
     q, k, beta = (normal(*keys) for _ in range(3))
