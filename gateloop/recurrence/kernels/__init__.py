@@ -61,15 +61,20 @@ def fuses(
     """
     if v.is_complex():
         return False
-    kind = "gate_loop" if q.shape[3] == v.shape[3] == 1 else "outer_product"
-    on_cuda = v.device.type == "cuda"
-    if (kind == "gate_loop" or on_cuda) and (
-        q.is_complex() or k.is_complex() or is_complex != turns
-    ):
-        return False
-    if on_cuda:
-        return not _left_out and real == torch.float32 and _built_on_cuda(kind)
-    return available(v.device.type, real)
+    plain = _is_plain(q, k, turns, is_complex)
+    if v.device.type == "cuda":
+        kind = "gate_loop" if _is_narrow(q, v) else "outer_product"
+        return plain and not _left_out and real == torch.float32 and _built_on_cuda(kind)
+    return available(v.device.type, real) and (plain or not q.shape[3] == v.shape[3] == 1)
+
+
+def _is_plain(q: Tensor, k: Tensor, turns: bool, is_complex: bool) -> bool:
+    return is_complex == turns and not q.is_complex() and not k.is_complex()
+
+
+def _is_narrow(q: Tensor, v: Tensor) -> bool:
+    """Whether a head has a row of numbers for its state, and no matrix."""
+    return q.shape[3] == 1 or v.shape[3] == 1
 
 
 def fused(
@@ -92,8 +97,8 @@ def fused(
         parts = v.new_zeros(batch, heads, d_key, d_value, 2 if is_complex else 1)
     else:
         parts = torch.view_as_real(state) if is_complex else state[..., None]
-    if d_key == d_value == 1:
-        y, last = _max_headed(q, k, v, amplitude, phase, parts, reset, logits, growth)
+    if _is_narrow(q, v) and _is_plain(q, k, phase is not None, is_complex):
+        y, last = _channels(q, k, v, amplitude, phase, parts, reset, logits, growth)
     else:
         y, last, _ = operators.outer_product(
             q, k, v, amplitude, phase, parts, reset, logits, growth
@@ -101,31 +106,31 @@ def fused(
     return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
 
 
-def _max_headed(
-    q_BLH1: Tensor,
-    k_BLH1: Tensor,
-    v_BLH1: Tensor,
+def _channels(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHV: Tensor,
     amplitude: Tensor,
     phase: Tensor | None,
-    state_BH11P: Tensor,
+    state_BHKVP: Tensor,
     reset_BL: Tensor | None,
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor]:
-    """A head is a channel."""
-    y, last, _ = operators.gate_loop(
-        *(t.squeeze(-1) for t in (q_BLH1, k_BLH1, v_BLH1)),
-        _by_channel(amplitude, v_BLH1), None if phase is None else _by_channel(phase, v_BLH1),
-        state_BH11P.flatten(1, 3), reset_BL, logits, growth,
+    """Every key of a head with one value, or every value of one with one key, is a channel."""
+    heads, d_key, d_value, _ = state_BHKVP.shape[1:]
+    size = heads, d_key * d_value
+
+    def channels(t: Tensor) -> Tensor:
+        return (t if t.shape[2:] == size else t.expand(*t.shape[:2], *size)).flatten(2)
+
+    y_BLC, last, _ = operators.gate_loop(
+        *map(channels, (q_BLHK, k_BLHK, v_BLHV, amplitude)),
+        None if phase is None else channels(phase), state_BHKVP.flatten(1, 3), reset_BL,
+        logits, growth,
     )  # fmt: skip
-    return y.unsqueeze(-1), last.view(state_BH11P.shape)
-
-
-def _by_channel(gate: Tensor, v_BLH1: Tensor) -> Tensor:
-    heads = v_BLH1.shape[2]
-    if gate.shape[2] != heads:
-        gate = gate.expand(*gate.shape[:2], heads, 1)
-    return gate.squeeze(-1)
+    y = y_BLC.unflatten(2, size)
+    return y if d_key == 1 else y.sum(3, keepdim=True), last.view(state_BHKVP.shape)
 
 
 def solves(a: Tensor, x: Tensor) -> bool:
