@@ -19,6 +19,7 @@ from gateloop.recurrence import gated_linear_recurrence, kernels
 PLAIN = "scan in PyTorch"
 
 MAX_HEADED = ((32, 128, 64, 1, 1), (4, 1024, 512, 1, 1), (1, 16384, 256, 1, 1))
+NARROW = ((4, 1024, 64, 2, 1), (4, 1024, 64, 4, 1), (4, 1024, 64, 32, 1), (4, 1024, 4, 1, 64))
 SMALL = ((4, 128, 64, 1, 1), (1, 512, 64, 1, 1))
 OUTER = (
     (8, 128, 16, 4, 4),
@@ -105,6 +106,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     table(MAX_HEADED, ("recurrent", "scan", PLAIN))
     table(SMALL, ("recurrent", "scan", PLAIN, "chunkwise", "attention"))
+    table(NARROW, ("recurrent", "scan", PLAIN, "chunkwise"))
     table(OUTER, ("recurrent", "scan", PLAIN, "chunkwise"))
     table(OUTER, ("scan", PLAIN, "chunkwise"), "by head")
     table(REAL, ("scan", PLAIN, "chunkwise"), "real")
