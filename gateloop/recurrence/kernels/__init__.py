@@ -129,7 +129,7 @@ def _channels(
         None if phase is None else channels(phase), state_BHKVP.flatten(1, 3), reset_BL,
         logits, growth,
     )  # fmt: skip
-    y = y_BLC.unflatten(2, size)
+    y = y_BLC.view(*y_BLC.shape[:2], *size)
     return y if d_key == 1 else y.sum(3, keepdim=True), last.view(state_BHKVP.shape)
 
 
