@@ -23,10 +23,11 @@ SOURCES = ("gate_loop.c", "linear_scan.c", "outer_product.c", "cauchy.c")
 HEADERS = ("blocks.h", "gates.h", "streams.h", "vectors.h")
 REALS = {torch.float32: "float", torch.float64: "double"}
 
-# Not -ffast-math: it would also change how the whole process treats subnormal numbers.
+# Not -ffast-math: it would also change how the whole process treats subnormal numbers. Threaded
+# jumps are what GCC makes of two bounds in a row, so that a vector takes both ways.
 FLAGS = (
-    "-std=c11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -shared -fPIC "
-    "-Wno-unknown-pragmas"
+    "-std=c11 -O3 -fno-math-errno -fno-trapping-math -fno-thread-jumps -ffp-contract=fast "
+    "-shared -fPIC -Wno-unknown-pragmas"
 ).split()
 # Each of these may be more than a compiler knows; it is asked with the first ones it takes.
 CHOICES = (

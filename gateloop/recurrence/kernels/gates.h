@@ -1,7 +1,7 @@
 /* exp, σ, sin and cos, written so that a compiler makes vector code of a loop over channels.
 
-   In float they are polynomials without branches and tables, within two units in the last place; in
-   double they are the C library's. */
+   In float they are polynomials without branches and tables, within two units in the last place,
+   sin and cos within two of one; in double they are the C library's. */
 
 #pragma once
 #include <math.h>
@@ -46,29 +46,30 @@ ALWAYS_INLINE float exp_float(float x)
     return p * from_bits((uint32_t)((int32_t)n + 127) << 23);
 }
 
-/* Quarter turns are taken off first, by a π/2 of three parts. From 10⁷ radians on, where float no
-   longer tells a turn from the next, whole quarter turns are left: the size stays one. */
+/* Half turns are taken off first, by a π of three parts; an odd number of them changes both signs.
+   From 10⁷ radians on, where float no longer tells a turn from the next, whole half turns are left:
+   the size stays one. */
 ALWAYS_INLINE void sine_cosine_float(float x, float *sine, float *cosine)
 {
-    float n = rintf(x * 0.636619772f);
-    float r = x - n * 1.5703125f;
-    r = r - n * 4.838705062866211e-4f;
-    r = r - n * -4.371139e-8f;
+    float n = rintf(x * 0.318309886f);
+    float r = x - n * 3.140625f;
+    r = r - n * 9.677410125732422e-4f;
+    r = r - n * -8.742278e-8f;
     r = fabsf(x) < 1e7f ? r : x - x;
-    uint32_t quarter = (uint32_t)(int32_t)n;
+    uint32_t sign = (uint32_t)(int32_t)n << 31;
     float r2 = r * r;
-    float s = -0.000195087408f;
-    s = s * r2 + 0.00833211304f;
-    s = s * r2 - 0.166666539f;
+    float s = 2.59883791e-06f;
+    s = s * r2 - 0.000198060297f;
+    s = s * r2 + 0.00833300874f;
+    s = s * r2 - 0.166666567f;
     s = s * r2 * r + r;
-    float c = 2.44256797e-05f;
-    c = c * r2 - 0.00138872515f;
-    c = c * r2 + 0.0416666444f;
-    c = c * r2 - 0.5f;
+    float c = 2.31890335e-05f;
+    c = c * r2 - 0.00138557085f;
+    c = c * r2 + 0.0416639633f;
+    c = c * r2 - 0.499999315f;
     c = c * r2 + 1.0f;
-    int even = (quarter & 1) == 0;
-    *sine = with_sign_of(even ? s : c, quarter << 30 & 0x80000000u);
-    *cosine = with_sign_of(even ? c : s, (quarter + 1) << 30 & 0x80000000u);
+    *sine = with_sign_of(s, sign);
+    *cosine = with_sign_of(c, sign);
 }
 
 ALWAYS_INLINE REAL exp_real(REAL x)
