@@ -204,7 +204,7 @@ def test_attention_reads_from_its_cache(
             assert token == int(attention(torch.tensor([text]))[0][0, -1].argmax())
         states.pop()
         text.append(token)
-    cached = [state[0].shape[1] for state in states]
+    cached = [state[0].shape[2] for state in states]
     reached = [4, 8, *range(11, 20)]
     assert cached == [min(steps, window - 1) if window else steps for steps in reached]
 

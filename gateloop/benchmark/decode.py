@@ -87,7 +87,7 @@ def _cache(model: LanguageModel, batch: int, length: int) -> State | None:
     for mixer in model.mixers:
         assert isinstance(mixer, Attention)
         keys, values, live, *rest = mixer.init_state(batch)
-        shape = (batch, length, *keys.shape[2:])
+        shape = (*keys.shape[:2], length, keys.shape[3])
         needed = 2 * len(model.mixers) * keys.element_size() * torch.Size(shape).numel()
         if COPIES * needed > available(device):
             return None

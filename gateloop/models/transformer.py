@@ -32,11 +32,11 @@ class Attention(TimeMixer):
     itself among them. Learned positions are the language model's (models/position.py); to this
     layer they are none.
 
-    State: keys after rotation and values (batch, cached, heads, d_head) each, in the dtype they
-    were computed in; live (batch,) int64: how many of the cached steps, counted from the last, are
-    not cut off by a reset; with rotations the turn so far (batch, heads or 1, d_head / 2); with
-    data-controlled position the log-amplitude from each cached step until now (batch, cached,
-    heads); these two in float64. All steps read are cached, or the last window − 1.
+    State: keys after rotation and values (batch, heads, cached, d_head) each, a head's in a row, in
+    the dtype they were computed in; live (batch,) int64: how many of the cached steps, counted from
+    the last, are not cut off by a reset; with rotations the turn so far (batch, heads or 1, d_head
+    / 2); with data-controlled position the log-amplitude from each cached step until now (batch,
+    cached, heads); these two in float64. All steps read are cached, or the last window − 1.
     """
 
     modes = (ModeName.attention,)
@@ -82,7 +82,7 @@ class Attention(TimeMixer):
     def init_state(self, batch: int) -> State:
         """An empty cache."""
         weight = self.output.weight
-        nothing = weight.new_zeros(batch, 0, self.heads, self.d_head)
+        nothing = weight.new_zeros(batch, self.heads, 0, self.d_head)
         state: State = (nothing, nothing, weight.new_zeros(batch, dtype=torch.int64))
         if self.gates is None:
             return state
@@ -120,26 +120,27 @@ class Attention(TimeMixer):
             q_BLHK, k_BLHK = rotate(q_BLHK, turn), rotate(k_BLHK, turn)
             after += (turn[:, -1].expand(batch, -1, -1),)
 
-        k_BMHK, v_BMHK = append(k_cached, k_BLHK), append(v_cached, v_BLHK)
-        known = k_BMHK.shape[1]
+        q_BHLK, k_BHLK, v_BHLK = (t.transpose(1, 2) for t in (q_BLHK, k_BLHK, v_BLHK))
+        k_BHMK, v_BHMK = append(k_cached, k_BHLK), append(v_cached, v_BHLK)
+        known = k_BHMK.shape[2]
         kept = known if self.window is None else min(known, self.window - 1)
         segment_BM = None
         if known > length or reset is not None:
             segment_BM = _segments(live_B, known, length, reset)
-        q, k, v = (t.transpose(1, 2) for t in (q_BLHK, k_BMHK, v_BMHK))
         if log_amplitude_BLH is None:
-            y_BHLK = _attend(q, k, v, segment_BM, self.window)
+            y_BHLK = _attend(q_BHLK, k_BHMK, v_BHMK, segment_BM, self.window)
         else:
             sums_BMH = torch.cat([-place[1], log_amplitude_BLH.double().cumsum(1)], dim=1)
             after += ((sums_BMH[:, -1:] - sums_BMH)[:, known - kept :],)
-            y_BHLK = _attend_fading(q, k, v, sums_BMH.transpose(1, 2), segment_BM, self.window)
+            sums_BHM = sums_BMH.transpose(1, 2)
+            y_BHLK = _attend_fading(q_BHLK, k_BHMK, v_BHMK, sums_BHM, segment_BM, self.window)
 
         live_B = live_B + length
         if segment_BM is not None:
             live_B = (segment_BM == segment_BM[:, -1:]).sum(1)
         if kept < known:
-            k_BMHK, v_BMHK = k_BMHK[:, known - kept :], v_BMHK[:, known - kept :]
-        cache = (k_BMHK, v_BMHK, live_B.clamp(max=kept))
+            k_BHMK, v_BHMK = k_BHMK[:, :, known - kept :], v_BHMK[:, :, known - kept :]
+        cache = (k_BHMK, v_BHMK, live_B.clamp(max=kept))
         return self.output(y_BHLK.transpose(1, 2).flatten(-2)), (*cache, *after)
 
 

@@ -142,7 +142,7 @@ def test_any_split_continues_the_equations(
                 found.append(y)
                 start += length
                 kept = start if window is None else min(start, window - 1)
-                assert state[0].shape == state[1].shape == (2, kept, HEADS, WIDTH // HEADS)
+                assert state[0].shape == state[1].shape == (2, HEADS, kept, WIDTH // HEADS)
                 assert len(state) == len(mixer.init_state(2))
             assert far(torch.cat(found, 1), expected) <= 1e-10, lengths
 
@@ -469,13 +469,13 @@ def test_each_sequence_has_its_own_place() -> None:
     with torch.no_grad():
         _, one = model(tokens()[:1, :2])
         _, two = model(tokens()[1:, :5])
-        width = two[0].shape[1] - one[0].shape[1]
+        width = two[0].shape[2] - one[0].shape[2]
 
         def join(first: Tensor, second: Tensor) -> Tensor:
             if first.ndim < 3:
                 return torch.cat([first, second])
-            pad = torch.full_like(first[:, :1], 9.0).expand(-1, width, -1, -1)
-            return torch.cat([torch.cat([pad, first], 1), second])
+            pad = torch.full_like(first[:, :, :1], 9.0).expand(-1, -1, width, -1)
+            return torch.cat([torch.cat([pad, first], 2), second])
 
         state = tuple(join(a, b) for a, b in zip(one, two, strict=True))
         together, _ = model(tokens()[:, 5:], state)
