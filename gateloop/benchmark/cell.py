@@ -168,6 +168,33 @@ def measured(cell: Cell) -> dict[str, Any]:
     return {"cell": cell.to_json(), "failed": without_paths(": ".join([reason, *said[-1:]]))}
 
 
+def joined(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The outcome of a cell that several processes measured: the rounds of all, in order.
+
+    A process that ended ill is the outcome. A contestant that one process could not measure has no
+    time, and the reason.
+    """
+    failed = next((each for each in outcomes if "failed" in each), None)
+    if failed or len(outcomes) == 1:
+        return failed or outcomes[0]
+    parts = []
+    for same in zip(*(each["parts"] for each in outcomes), strict=True):
+        alone: dict[str, list[float | None]] = {}
+        for part in same:
+            for label, seconds in part.get("alone", {}).items():
+                alone.setdefault(label, []).extend(seconds)
+        entries = [_joined(each) for each in zip(*(part["entries"] for part in same), strict=True)]
+        parts.append({**same[0], "entries": entries, **({"alone": alone} if alone else {})})
+    return {**outcomes[0], "parts": parts, "peak_MiB": max(each["peak_MiB"] for each in outcomes)}
+
+
+def _joined(entries: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    absent = next((each for each in entries if "seconds" not in each), None)
+    if absent is not None:
+        return absent
+    return {**entries[0], "seconds": [t for each in entries for t in each["seconds"]]}
+
+
 def readable_text(path: Path) -> str | None:
     """Why ``path`` cannot be tokenised, or None."""
     try:

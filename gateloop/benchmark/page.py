@@ -102,12 +102,17 @@ def _provenance(record: Record) -> str:
         f"torch {record['packages'].get('torch')}",
         f"Python {record['python']}",
         f"commit {commit}",
-        f"{record['repeats']} rounds",
+        _rounds(record),
         *peers,
         *(f"{name}={value}" for name, value in record["environment"].items()),
     ]
     command = " ".join(record["command"])
     return f"{escaped('; '.join(str(part) for part in parts))}\n\n    {command}"
+
+
+def _rounds(record: Record) -> str:
+    processes, rounds = record.get("processes", 1), f"{record['repeats']} rounds"
+    return rounds if processes == 1 else f"{rounds} in each of {processes} processes"
 
 
 # -- the recurrence ----------------------------------------------------------------------

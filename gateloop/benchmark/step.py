@@ -25,7 +25,7 @@ from gateloop.training.module import Training
 from gateloop.training.optimizer import make_optimizer
 
 OURS, HEADLESS = "GateLoop", "GateLoop without head and loss"
-TRANSFORMER = "Transformer"
+TRANSFORMER, PRODUCTS = "Transformer", "GateLoop's matrix products alone"
 # Beside its mixer of 7 · d² parameters, a feed-forward of 6 · d²: 13 · d² a layer, as ours have.
 FEED_FORWARD = 3
 
@@ -42,6 +42,7 @@ def measure(cell: Cell) -> dict[str, Any]:
     if cell.kind == "models":
         makers |= {
             HEADLESS: (Role.ours, "gateloop", ours("gateloop", head=False)),
+            PRODUCTS: (Role.limit, "gateloop", products),
             TRANSFORMER: (Role.peer, "gateloop", ours("transformer")),
             "lucidrains' Transformer": (Role.peer, "gateloop-transformer", lucidrains(True)),
             "lucidrains' Transformer, nothing recomputed": (
@@ -108,6 +109,29 @@ def ours(
         return step, count(model)
 
     return make
+
+
+def products(cell: Cell, inputs_BL: Tensor, _: Tensor) -> tuple[Run, int]:
+    """What no recurrence spares a step: each linear layer's result, and from something of its
+    shape the gradients by input and weight. The number is of those layers' parameters."""
+    vocabulary, dtype = (
+        cell.sizes["vocabulary"],
+        getattr(torch, cell.settings.get("dtype", "float")),
+    )
+    model = build(settings("gateloop", cell).model, vocabulary, vocabulary).to(cell.device, dtype)
+    weights = [m.weight.detach() for m in model.modules() if isinstance(m, nn.Linear)]
+    x_by_width = {
+        width: torch.randn(inputs_BL.numel(), width, device=cell.device, dtype=dtype)
+        for width in {weight.shape[1] for weight in weights}
+    }
+
+    def run() -> None:
+        for weight_NM in weights:
+            x_LM = x_by_width[weight_NM.shape[1]]
+            y_LN = x_LM @ weight_NM.T
+            _ = y_LN @ weight_NM, y_LN.T @ x_LM
+
+    return run, sum(weight.numel() for weight in weights)
 
 
 def lucidrains(recomputed: bool) -> Callable[[Cell, Tensor, Tensor], tuple[Run, int]]:

@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateloop import bench
-from gateloop.benchmark.cell import Cell, What, measured, plan
+from gateloop.benchmark.cell import Cell, What, joined, measured, plan
 from gateloop.data.words import cores
 from gateloop.errors import InputError
+from tests.benchmark import small
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ from gateloop.errors import InputError
         (["--threads", "0"], f"--threads 0: must be 1 to {cores()}, the cores there are"),
         (["--threads", "100000"], f"--threads 100000: must be 1 to {cores()}"),
         (["--repeats", "0"], "--repeats 0: must be at least 1"),
+        (["--processes", "0"], "--processes 0: must be at least 1"),
         (["--repeats", "x"], "argument --repeats: invalid int value: 'x'"),
         (["--text", "nowhere.txt"], "--text nowhere.txt: no such file or directory; give a UTF-8"),
         (["--gpt2", "nowhere"], "--gpt2 nowhere: no such folder"),
@@ -93,6 +96,29 @@ def test_a_cell_whose_process_ends_ill_says_why() -> None:
     assert failed["cell"]["kind"] == "max_headed"
 
 
+def test_processes_are_joined_round_after_round() -> None:
+    def outcome(*seconds: float, peer: str | list[float], peak: float) -> dict[str, Any]:
+        entries = [small.entry("ours", list(seconds), "ours"), small.entry("peer", peer)]
+        alone = {"ours": [seconds[0] / 2]}
+        found = small.outcome("outer", {"heads": 1}, small.part("forward", *entries, alone=alone))
+        return {**found, "peak_MiB": peak}
+
+    one, two = outcome(1, 2, peer=[3, 4], peak=9), outcome(5, 6, peer=[7, 8], peak=7)
+    (part,) = joined([one, two])["parts"]
+    assert [e["seconds"] for e in part["entries"]] == [[1, 2, 5, 6], [3, 4, 7, 8]]
+    assert part["alone"] == {"ours": [0.5, 2.5]}
+    assert joined([one, two])["peak_MiB"] == joined([two, one])["peak_MiB"] == 9
+    assert joined([one]) is one
+
+    left_out = outcome(5, 6, peer="out of memory", peak=7)
+    (part,) = joined([one, left_out])["parts"]
+    ours, peer = part["entries"]
+    assert ours["seconds"] == [1, 2, 5, 6]
+    assert peer["state"] == "out of memory" and "seconds" not in peer
+    failed = {"cell": one["cell"], "failed": "killed by signal 9"}
+    assert joined([one, failed, two]) is failed
+
+
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "gateloop.bench", *arguments],
@@ -106,7 +132,9 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [what.value for what in What])
 def test_a_quick_run_gives_a_record_and_a_page(root: Path, tmp_path: Path, what: str) -> None:
+    processes = 2 if what == "decode" else 1
     given = ["--what", what, "--quick", "--threads", "1", "--out", str(tmp_path)]
+    given += ["--processes", str(processes)] if processes > 1 else []
     done = run(root, *given)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -118,7 +146,7 @@ def test_a_quick_run_gives_a_record_and_a_page(root: Path, tmp_path: Path, what:
         assert "failed" not in outcome, outcome
         for part in outcome["parts"]:
             timed = [e for e in part["entries"] if "seconds" in e]
-            assert timed and all(len(e["seconds"]) == 2 for e in timed)
+            assert timed and all(len(e["seconds"]) == 2 * processes for e in timed)
             # no contestant without a time is without a reason
             assert all(e["state"] != "measured" for e in part["entries"] if e not in timed)
             assert part["reference"] + ": " in done.stdout or part["reference"] == "linear_scan"

@@ -35,6 +35,13 @@ def test_a_quick_run_says_what_it_is() -> None:
     assert page(found, []).count("**A quick run in tiny shapes") == 1
 
 
+def test_several_processes_are_told() -> None:
+    found = small.records()
+    assert page(found, []).count("; 3 rounds; ") == 4
+    found[What.decode, "cpu"]["processes"] = 5
+    assert page(found, []).count("; 3 rounds in each of 5 processes; ") == 1
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.0123456, "0.0123"), (1.0, "1.00"), (45.67, "45.7"), (98765.4, "98,765"), (0.0, "0")],
