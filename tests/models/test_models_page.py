@@ -40,6 +40,15 @@ def test_all_counts_lie_within_two_percent_of_each_other(script: ModuleType) -> 
         assert len(counts) == len(script.ARMS) and max(counts) / min(counts) <= 1.02
 
 
+def test_the_largest_size_has_widths_that_processors_like(script: ModuleType) -> None:
+    place = script.SIZES.index("125m")
+    for label in script.ARMS:
+        (row,) = re.findall(rf"^\| {re.escape(label)} \|(.*)$", table_of_sizes(), re.M)
+        assert int(row.split("|")[2 * place]) % 8 == 0
+        off = re.search(r"\(([-+][\d.]+) %\)", row.split("|")[2 * place + 1])
+        assert off is not None and abs(float(off[1])) <= 0.15
+
+
 def cell_of(label: str, size: int) -> str:
     (row,) = re.findall(rf"^\| {re.escape(label)} \|(.*)$", table_of_sizes(), re.M)
     return row.split("|")[1 + 2 * size].split("(")[0].strip()
