@@ -252,9 +252,9 @@ def _step(kind: str, outcomes: list[Any]) -> list[str]:
         blocks += [f"**{sizes}**; allocator {cell.allocator}", grid(rows), *_absent([part])]
         without = ratio(_of(part, f"{part['reference']} without head and loss"), ours)
         if without is not None:
-            blocks.append(
-                f"Head and loss take {round(100 * (1 - without))}% of {part['reference']}'s step."
-            )
+            share = round(100 * (1 - without))
+            shown = f"{share}%" if share >= 1 else "less than 1%"
+            blocks.append(f"Head and loss take {shown} of {part['reference']}'s step.")
     return blocks
 
 

@@ -32,7 +32,7 @@ def make(
     return {
         "benchmark": what.value,
         "device": device,
-        "command": command,
+        "command": [_named(argument) for argument in command],
         **options,
         **{name: facts[name] for name in _KEPT},
         "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
@@ -61,13 +61,17 @@ def _with_statistics(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _published(outcome: dict[str, Any]) -> dict[str, Any]:
-    """Of a text that was given, its name: the folder is this machine's."""
     cell = outcome["cell"]
     settings = {
-        key: Path(value).name if key in ("text", "gpt2") else value
+        key: _named(value) if key in ("text", "gpt2") else value
         for key, value in cell["settings"].items()
     }
     return {**outcome, "cell": {**cell, "settings": settings}}
+
+
+def _named(given: str) -> str:
+    """Of a place on this machine, its name: records are published."""
+    return Path(given).name if Path(given).is_absolute() else given
 
 
 def seconds_by_label(part: dict[str, Any]) -> dict[str, list[float | None]]:

@@ -42,6 +42,14 @@ def test_several_processes_are_told() -> None:
     assert page(found, []).count("; 3 rounds in each of 5 processes; ") == 1
 
 
+def test_a_share_that_noise_makes_negative_is_less_than_one_percent() -> None:
+    found = small.records()
+    assert "Head and loss take 25% of GateLoop's step." in page(found, [])
+    headless = found[What.step, "cpu"]["cells"][0]["parts"][0]["entries"][1]
+    headless["seconds"] = [1.01, 2.02]
+    assert "Head and loss take less than 1% of GateLoop's step." in page(found, [])
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.0123456, "0.0123"), (1.0, "1.00"), (45.67, "45.7"), (98765.4, "98,765"), (0.0, "0")],
@@ -65,7 +73,9 @@ def test_pictures_are_drawn_anew_where_a_number_changed_only(tmp_path: Path) -> 
 def test_a_record_says_its_medians_and_ratios_and_no_folder(tmp_path: Path) -> None:
     (cell, *_) = small.records()[What.recurrence, "cpu"]["cells"]
     cell["cell"]["settings"] = {"text": "/some/folder/of/mine/text.txt"}
-    made = record.make(What.recurrence, "cpu", [cell], ["python"], threads=1, repeats=3, quick=True)
+    command = ["python", "--text", "/some/folder/of/mine/text.txt", "--out", "out/here"]
+    made = record.make(What.recurrence, "cpu", [cell], command, threads=1, repeats=3, quick=True)
+    assert made["command"] == ["python", "--text", "text.txt", "--out", "out/here"]
     ours, peer, tired, gone, _ = made["cells"][0]["parts"][0]["entries"]
     assert (ours["median"], ours["ratio_to_limit"]) == (0.002, 2.0)
     assert (peer["ratio_to_reference"], peer["ratio_to_limit"]) == pytest.approx((15.0, 30.0))
