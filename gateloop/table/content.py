@@ -12,6 +12,7 @@ from gateloop.experiment.schema import Column, Experiment
 from gateloop.table.reported import Reported
 from gateloop.table.statistics import leaders, spread
 
+TO_COME = (State.running, State.unfinished, State.missing)
 NOT_CAUSAL = "not causal"
 DUPLICATES = "runs differ"
 
@@ -163,7 +164,12 @@ def _entries(
         for label, by_seed in values.items()
         if causal[label] and len(by_seed) == len(outcomes[label])
     }
-    first = leaders(ranked, column.best)
+    unfinished = {
+        label: by_seed
+        for label, by_seed in values.items()
+        if causal[label] and any(found.state in TO_COME for found in outcomes[label].values())
+    }
+    first = leaders(ranked, column.best, unfinished)
     if not column.metric:
         return {label: Entry({}, ["–"]) for label in outcomes}
     entries = {}

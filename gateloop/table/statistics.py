@@ -34,11 +34,16 @@ def paired_interval(first: Mapping[int, float], second: Mapping[int, float]) -> 
     return mean - reach, mean + reach
 
 
-def leaders(rows: Mapping[str, Mapping[int, float]], best: Best) -> set[str]:
+def leaders(
+    rows: Mapping[str, Mapping[int, float]],
+    best: Best,
+    unfinished: Mapping[str, Mapping[int, float]] | None = None,
+) -> set[str]:
     """The row with the best mean, and all whose paired interval against it contains 0.
 
     ``rows``: values by seed. With one seed, or none in common, nothing but the best itself is
-    among them: a single run says nothing about a tie.
+    among them: a single run says nothing about a tie. ``unfinished``: those so far of rows that
+    have runs to come; while the mean of one is better, nobody leads.
     """
     means = {
         label: statistics.fmean(by_seed.values()) for label, by_seed in rows.items() if by_seed
@@ -47,6 +52,9 @@ def leaders(rows: Mapping[str, Mapping[int, float]], best: Best) -> set[str]:
         return set()
     choose = max if best is Best.highest else min
     first = choose(means, key=lambda label: means[label])
+    so_far = [statistics.fmean(found.values()) for found in (unfinished or {}).values() if found]
+    if choose([means[first], *so_far]) != means[first]:
+        return set()
     found = {first}
     for label in means.keys() - found:
         low, high = paired_interval(rows[first], rows[label])

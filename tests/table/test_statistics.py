@@ -41,5 +41,12 @@ def test_the_best_and_its_ties() -> None:
     assert leaders({"a": {}}, Best.highest) == set()
 
 
+def test_nobody_leads_while_a_row_with_runs_to_come_is_ahead() -> None:
+    assert leaders(ROWS, Best.highest, {"ahead": {0: 0.95}, "new": {}}) == set()
+    assert leaders(ROWS, Best.highest, {"behind": {0: 0.85}, "new": {}}) == {"best", "tied"}
+    assert leaders(ROWS, Best.lowest, {"behind": {0: 0.95}}) == {"worse"}
+    assert leaders(ROWS, Best.lowest, {"ahead": {1: 0.79, 2: 0.80}}) == set()
+
+
 def test_one_seed_ties_with_nothing() -> None:
     assert leaders({"a": {0: 0.9}, "b": {0: 0.9}, "c": {1: 0.95}}, Best.highest) == {"c"}
