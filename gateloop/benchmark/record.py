@@ -25,9 +25,7 @@ Record = dict[str, Any]
 def make(
     what: What, device: str, outcomes: list[dict[str, Any]], command: list[str], **options: Any
 ) -> Record:
-    """``outcomes``: of the cells, in order; ``options``: threads, repeats,
-    processes, quick.
-    """
+    """``outcomes``: of the cells, in order; ``options``: threads, repeats, processes, quick."""
     facts = session()
     return {
         "benchmark": what.value,

@@ -114,10 +114,8 @@ def ours(
 def products(cell: Cell, inputs_BL: Tensor, _: Tensor) -> tuple[Run, int]:
     """What no recurrence spares a step: each linear layer's result, and from something of its
     shape the gradients by input and weight. The number is of those layers' parameters."""
-    vocabulary, dtype = (
-        cell.sizes["vocabulary"],
-        getattr(torch, cell.settings.get("dtype", "float")),
-    )
+    vocabulary = cell.sizes["vocabulary"]
+    dtype = getattr(torch, cell.settings.get("dtype", "float32"))
     model = build(settings("gateloop", cell).model, vocabulary, vocabulary).to(cell.device, dtype)
     weights = [m.weight.detach() for m in model.modules() if isinstance(m, nn.Linear)]
     x_by_width = {
