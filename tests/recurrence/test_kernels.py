@@ -378,17 +378,21 @@ def scanned(a: torch.Tensor, x: torch.Tensor, start: torch.Tensor, reset: torch.
 
 @pytest.mark.parametrize("plain", [False, True], ids=["kernel", "PyTorch"])
 @pytest.mark.parametrize("resets", [False, True])
-@pytest.mark.parametrize("axes", [(2, 70), (2, 1), (1, 70), (1, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("axes", "length"), [((2, 70), 70), ((2, 1), 70), ((1, 70), 70), ((1, 1), 70), ((2, 1), 1)]
+)
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.float64, torch.complex64], ids=str)
-def test_linear_scan(dtype: torch.dtype, axes: tuple[int, int], resets: bool, plain: bool) -> None:
+def test_linear_scan(
+    dtype: torch.dtype, axes: tuple[int, int], length: int, resets: bool, plain: bool
+) -> None:
     draw = torch.Generator().manual_seed(0)
     wide = torch.complex128 if dtype.is_complex else torch.float64
     a, x, start = (
-        torch.randn(*shape, 5, generator=draw, dtype=wide) for shape in (axes, (2, 70), (2,))
+        torch.randn(*shape, 5, generator=draw, dtype=wide) for shape in (axes, (2, length), (2,))
     )
     a = a / (1 + a.abs())
-    reset = torch.rand(2, 70, generator=draw) < 0.1 if resets else None
-    weight = torch.randn(2, 70, 5, generator=draw, dtype=wide)
+    reset = torch.rand(2, length, generator=draw) < 0.1 if resets else None
+    weight = torch.randn(2, length, 5, generator=draw, dtype=wide)
 
     def all_of(function, *given: torch.Tensor):  # type: ignore[no-untyped-def]
         given = tuple(t.clone().requires_grad_() for t in given)

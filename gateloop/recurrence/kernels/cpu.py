@@ -285,8 +285,8 @@ def linear_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, a, start = _dense(grad), _dense(a), start.contiguous()
     reset = None if reset is None else reset.contiguous()
-    batch, length, channels = h.shape
-    fixed = a.shape[1] == 1 < length
+    batch, _, channels = h.shape
+    fixed = a.shape[1] == 1  # of a single step, too: the kernel adds to what is there
     grad_x, grad_start = torch.empty_like(h), torch.empty_like(start)
     grad_a = a.new_zeros(batch, 1, channels) if fixed else torch.empty_like(h)
     _kernels(h.real.dtype if h.is_complex() else h.dtype).linear_scan_backward(
