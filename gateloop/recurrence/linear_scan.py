@@ -62,9 +62,9 @@ def _check(a: Tensor, x: Tensor, state: Tensor | None, reset: Tensor | None) -> 
 class _LinearScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None) -> Tensor:
-        h = x.clone(memory_format=torch.contiguous_format)
-        five = h[..., None, None]
-        solve(a[..., None, None], five, start[..., None, None], five, keep_of(reset, x), False)
+        h = torch.empty_like(x, memory_format=torch.contiguous_format)
+        a_BLC11, x_BLC11, out = (t[..., None, None] for t in (a, x, h))
+        solve(a_BLC11, x_BLC11, start[..., None, None], out, keep_of(reset, x), False)
         ctx.save_for_backward(a, start, reset, h)
         return h
 

@@ -127,8 +127,8 @@ def solve(
 
     ``out`` may be ``x``. Takes O(RADIX · log_RADIX(length)) tensor operations.
     """
-    if out is x and solves(a, x):
-        solve_(a, x, start, keep, reverse)
+    if solves(a, out):
+        solve_(a, x, start, out, keep, reverse)
         return
     length = x.shape[1]
     if length <= RADIX:

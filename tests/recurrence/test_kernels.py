@@ -234,6 +234,37 @@ def test_a_sequence_past_the_caches_is_its_parts(fixed: tuple[str, ...], channel
             assert distance(one, other) < TOLERANCE[torch.float32]
 
 
+@pytest.mark.parametrize("channels", [256, 257])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float32], ids=str)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_long_bare_scan_is_its_parts(fixed: bool, dtype: torch.dtype, channels: int) -> None:
+    """As above: of its two passes in complex numbers both are large, in real ones the second is."""
+    length, quarter = 16384, 4096
+    a, x, weight = (
+        torch.randn(1, n, channels, dtype=dtype) for n in (1 if fixed else length, length, length)
+    )
+    a = (a / (1 + a.abs())).requires_grad_()
+    x.requires_grad_()
+    reset = torch.rand(1, length) < 0.01
+
+    def part(steps: slice, state: torch.Tensor | None) -> torch.Tensor:
+        of = a if fixed else a[:, steps]
+        return linear_scan(of, x[:, steps], state, reset=reset[:, steps])
+
+    whole = part(slice(0, length), None)
+    parts: list[torch.Tensor] = []
+    for start in range(0, length, quarter):
+        parts.append(part(slice(start, start + quarter), parts[-1][:, -1] if parts else None))
+    assert torch.equal(whole, torch.cat(parts, 1))
+    by_whole = torch.autograd.grad(whole, (a, x), weight)
+    by_parts = torch.autograd.grad(torch.cat(parts, 1), (a, x), weight)
+    assert torch.equal(by_whole[1], by_parts[1])
+    if fixed:  # a sum in another order
+        assert distance(by_whole[0], by_parts[0]) < TOLERANCE[torch.float32]
+    else:
+        assert torch.equal(by_whole[0], by_parts[0])
+
+
 def test_what_is_not_a_number_stays_in_its_channel() -> None:
     x = make((1, 40, 5, 1, 1)).to(torch.float32)
     gate = x.log_amplitude.clone()
@@ -324,8 +355,9 @@ def test_torch_knows_the_operators(phase: str) -> None:
     phases = None if angle is None else outer[3].detach().clone().requires_grad_()
     states = torch.randn(2, 3, 2, 2, 1 if angle is None else 2, requires_grad=True)
     torch.library.opcheck(operators.outer_product, (*outer, phases, states, None, False, False))
-    scan = (torch.rand(2, 20, 3), torch.randn(2, 20, 3), torch.zeros(2, 3), None, False)
-    torch.library.opcheck(operators.linear_scan_, scan)
+    a, x, start = torch.rand(2, 20, 3), torch.randn(2, 20, 3), torch.zeros(2, 3)
+    torch.library.opcheck(operators.linear_scan_, (a, x, start, None, torch.empty_like(x), False))
+    torch.library.opcheck(operators.linear_scan_, (a, x, start, None, x, True))
 
 
 def test_in_a_compiled_function() -> None:

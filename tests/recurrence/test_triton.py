@@ -334,10 +334,13 @@ def test_linear_scan(case: str, real: bool, segments: int, device: str) -> None:
 
     for reverse in (False, True):
         order = range(length)[::-1] if reverse else range(length)
-        found = narrow(x)
-        given = narrow(a), found, narrow(start), reset.to(device)
-        linear_scan.scan_(*given, reverse, segments=segments)
-        assert distance(found.cpu(), steps(a, x, start, order)) < TOLERANCE
+        strided = narrow(x.mT.contiguous().mT)
+        gaps = strided.new_empty(batch, length, 2 * channels)[..., :channels]
+        in_place = narrow(x)
+        for given, found in ((strided, gaps), (in_place, in_place)):
+            others = narrow(a), given, narrow(start), reset.to(device)
+            linear_scan.scan_(*others, found, reverse, segments=segments)
+            assert distance(found.cpu(), steps(a, x, start, order)) < TOLERANCE
     if repeat > 1:
         return
     leaves = [t.requires_grad_() for t in (a.expand(batch, *a.shape[1:]).clone(), x, start)]

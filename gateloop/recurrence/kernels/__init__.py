@@ -133,13 +133,13 @@ def _channels(
     return y if d_key == 1 else y.sum(3, keepdim=True), last.view(state_BHKVP.shape)
 
 
-def solves(a: Tensor, x: Tensor) -> bool:
-    """Whether one kernel makes the states ``x`` (batch, length, heads, d_key, d_value) from a."""
+def solves(a: Tensor, out: Tensor) -> bool:
+    """Whether one kernel makes the states (batch, length, heads, d_key, d_value) from a."""
     return (
-        a.dtype == x.dtype
-        and x.stride(-1) == 1
-        and x.stride(2) == x.shape[3] * x.stride(3) == math.prod(x.shape[3:])
-        and scans(x)
+        a.dtype == out.dtype
+        and out.stride(-1) == 1
+        and out.stride(2) == out.shape[3] * out.stride(3) == math.prod(out.shape[3:])
+        and scans(out)
     )
 
 
@@ -151,8 +151,10 @@ def scans(x: Tensor) -> bool:
     return available(x.device.type, real)
 
 
-def solve_(a: Tensor, x: Tensor, start: Tensor, keep: Tensor | None, reverse: bool) -> None:
-    """x_n ← h_n of h_n = keep_n a_n h_{n∓1} + x_n, in place, for what ``solves`` admits.
+def solve_(
+    a: Tensor, x: Tensor, start: Tensor, out: Tensor, keep: Tensor | None, reverse: bool
+) -> None:
+    """out_n ← h_n of h_n = keep_n a_n h_{n∓1} + x_n, for what ``solves`` admits; out may be x.
 
     a has five axes as x does, each 1 or x's but the first two of their own; start one fewer.
     """
@@ -163,7 +165,10 @@ def solve_(a: Tensor, x: Tensor, start: Tensor, keep: Tensor | None, reverse: bo
     else:
         a = a.expand(*a.shape[:2], heads, d_key, sizes[2]).flatten(2)
     reset = None if keep is None else keep[:, :, 0, 0, 0] == 0
-    operators.linear_scan_(a, x.flatten(2), start.flatten(1), reset, reverse)
+    to = out.flatten(2)
+    operators.linear_scan_(
+        a, to if out is x else x.flatten(2), start.flatten(1), reset, to, reverse
+    )
 
 
 def linear_scan_backward(

@@ -267,16 +267,18 @@ def outer_product_backward(
     return by_q, by_k, grad_v, by_amplitude, by_phase, grad_state
 
 
-def linear_scan_(a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, reverse: bool) -> None:
-    a, start = _dense(a), start.contiguous()
+def linear_scan_(
+    a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, out: Tensor, reverse: bool
+) -> None:
+    a, x, start = _dense(a), _dense(x), start.contiguous()
     if reset is not None and reset.stride(1) != 1:
         reset = reset.contiguous()
     _kernels(x.real.dtype if x.is_complex() else x.dtype).linear_scan_forward(
-        ctypes.byref(_shape(x.shape, x.shape[2] // a.shape[2], a, x, x, None, reset)),
+        ctypes.byref(_shape(x.shape, x.shape[2] // a.shape[2], a, x, out, None, reset)),
         2 if x.is_complex() else 1,
         torch.get_num_threads(),
         int(reverse),
-        *(_pointer(t) for t in (a, x, start, reset, x)),
+        *(_pointer(t) for t in (a, x, start, reset, out)),
     )
 
 

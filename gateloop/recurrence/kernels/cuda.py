@@ -60,10 +60,10 @@ def _linear_scan_disagreement(device: torch.device) -> str:
         torch.randn(BATCH, LENGTH, 40, generator=noise, dtype=torch.complex64) for _ in range(3)
     )
     a, start = a / (1 + a.abs()), x[:, 0] + x[:, 1]
-    h, after = x.to(device, copy=True), torch.zeros_like(start)
-    operators.linear_scan_(a.to(device), h, start.to(device), None, False)
-    back = weight.to(device, copy=True)
-    operators.linear_scan_(a.to(device).conj(), back, after.to(device), None, True)
+    h, back = torch.empty_like(x, device=device), weight.to(device, copy=True)
+    operators.linear_scan_(a.to(device), x.to(device), start.to(device), None, h, False)
+    after = torch.zeros_like(start)
+    operators.linear_scan_(a.to(device).conj(), back, after.to(device), None, back, True)
     gradients = operators.linear_scan_backward(
         weight.to(device), a.to(device), h, start.to(device), None
     )

@@ -12,11 +12,14 @@
    the last axis dense; a stride of 0 is an axis that is constant. States are (batch, channels,
    parts), kept ones (batch, chunks, parts, channels), of 2 parts where there are phases. */
 
+#include <string.h>
+
 #include "blocks.h"
 #include "gates.h"
 #include "streams.h"
 
 #define CHUNK 16
+#define NUMBERS 6 /* read and written for a channel and a step, at least */
 
 enum { Q, K, V, AMPLITUDE, PHASE, GRAD_Y };
 
@@ -58,6 +61,11 @@ ALWAYS_INLINE void store(REAL *to, const Complex *from, int64_t channels, int wi
         to[channels + c] = from->im[c];
 }
 
+ALWAYS_INLINE int forgets(const Shape *s, const Inputs *in, int64_t b, int64_t n)
+{
+    return in->reset && in->reset[b * s->length + n];
+}
+
 ALWAYS_INLINE void load_state(Complex *to, const REAL *from, int width, int turns)
 {
     for (int c = 0; c < width; c++) {
@@ -82,9 +90,9 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
     const int64_t parts = turns ? 2 : 1, kept_size = parts * s->channels;
     const int64_t here = parts * (b * s->channels + first);
     const int64_t count = (s->length + CHUNK - 1) / CHUNK;
-    const int streamed = streams(s, (const REAL *[]){y}, 1);
+    const int streamed = streams(s, NUMBERS, (const REAL *[]){y}, 1);
     Complex h;
-    Row row;
+    ROW REAL row[BLOCK];
     load_state(&h, state + here, width, turns);
     for (int64_t n = 0; n < s->length; n++) {
         if (n % CHUNK == 0)
@@ -96,11 +104,12 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
         const REAL *restrict amplitude = in->amplitude + at(s, AMPLITUDE, b, n) + first;
         const REAL *restrict phase = turns ? in->phase + at(s, PHASE, b, n) + first : NULL;
         REAL *y_n = y + (b * s->length + n) * s->channels + first;
-        REAL *restrict out = streamed ? row.number : y_n;
-        const REAL keep = in->reset && in->reset[b * s->length + n] ? 0 : 1;
+        REAL *restrict out = streamed ? row : y_n;
+        if (forgets(s, in, b, n))
+            memset(&h, 0, sizeof h);
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
-            REAL slope, size = keep * amplitude_of(amplitude[c], gate, &slope);
+            REAL slope, size = amplitude_of(amplitude[c], gate, &slope);
             REAL re = h.re[c];
             if (turns) {
                 REAL sine, cosine, im = h.im[c];
@@ -114,7 +123,7 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
             out[c] = q[c] * h.re[c];
         }
         if (streamed)
-            stream(y_n, &row, width);
+            stream(y_n, row, width);
     }
     end_streams();
     store_state(last + here, &h, width, turns);
@@ -140,12 +149,13 @@ ALWAYS_INLINE void recompute(const Shape *s, const Inputs *in, int64_t b, int64_
         const REAL *restrict v = in->v + at(s, V, b, n) + first;
         const REAL *restrict amplitude = in->amplitude + at(s, AMPLITUDE, b, n) + first;
         const REAL *restrict phase = turns ? in->phase + at(s, PHASE, b, n) + first : NULL;
-        const REAL keep = in->reset && in->reset[b * s->length + n] ? 0 : 1;
+        if (forgets(s, in, b, n))
+            memset(h, 0, sizeof *h);
         Complex *restrict a = &steps->a[n - start], *restrict z = &steps->z[n - start];
         REAL *restrict slope = steps->slope[n - start];
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
-            REAL size = keep * amplitude_of(amplitude[c], gate, &slope[c]);
+            REAL size = amplitude_of(amplitude[c], gate, &slope[c]);
             REAL re = h->re[c];
             if (turns) {
                 REAL sine, cosine, im = h->im[c];
@@ -174,9 +184,9 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
                              Complex *restrict g, const Gradients *to)
 {
     const REAL *results[] = {to->q, to->k, to->v, to->amplitude, to->phase};
-    const int streamed = streams(s, results, 5), fixed_phase = !turns || to->fixed_phase;
+    const int streamed = streams(s, NUMBERS, results, 5), fixed_phase = !turns || to->fixed_phase;
     const int64_t fixed_row = b * s->channels + first;
-    Row by_q, by_k, by_v, by_amplitude, by_phase;
+    ROW REAL by_q[BLOCK], by_k[BLOCK], by_v[BLOCK], by_amplitude[BLOCK], by_phase[BLOCK];
     for (int64_t n = stop - 1; n >= start; n--) {
         const int64_t row = (b * s->length + n) * s->channels + first;
         if (n >= CHUNK) { /* what the chunk before will read */
@@ -190,12 +200,12 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
         const REAL *restrict grad_y = in->grad_y + at(s, GRAD_Y, b, n) + first;
         const Complex *restrict a = &steps->a[n - start], *restrict z = &steps->z[n - start];
         const REAL *restrict slope = steps->slope[n - start];
-        REAL *restrict grad_q = streamed ? by_q.number : to->q + row;
-        REAL *restrict grad_k = streamed ? by_k.number : to->k + row;
-        REAL *restrict grad_v = streamed ? by_v.number : to->v + row;
+        REAL *restrict grad_q = streamed ? by_q : to->q + row;
+        REAL *restrict grad_k = streamed ? by_k : to->k + row;
+        REAL *restrict grad_v = streamed ? by_v : to->v + row;
         REAL *restrict grad_amplitude =
-            streamed || to->fixed_amplitude ? by_amplitude.number : to->amplitude + row;
-        REAL *restrict grad_phase = streamed || fixed_phase ? by_phase.number : to->phase + row;
+            streamed || to->fixed_amplitude ? by_amplitude : to->amplitude + row;
+        REAL *restrict grad_phase = streamed || fixed_phase ? by_phase : to->phase + row;
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
             REAL g_re = g->re[c] + q[c] * grad_y[c];
@@ -213,19 +223,21 @@ ALWAYS_INLINE void walk_back(const Shape *s, const Inputs *in, int64_t b, int64_
                 g->re[c] = a->re[c] * g_re;
             }
         }
+        if (forgets(s, in, b, n))
+            memset(g, 0, sizeof *g);
         if (streamed) {
-            stream(to->q + row, &by_q, width);
-            stream(to->k + row, &by_k, width);
-            stream(to->v + row, &by_v, width);
+            stream(to->q + row, by_q, width);
+            stream(to->k + row, by_k, width);
+            stream(to->v + row, by_v, width);
         }
         if (to->fixed_amplitude)
-            add(to->amplitude + fixed_row, by_amplitude.number, width);
+            add(to->amplitude + fixed_row, by_amplitude, width);
         else if (streamed)
-            stream(to->amplitude + row, &by_amplitude, width);
+            stream(to->amplitude + row, by_amplitude, width);
         if (turns && to->fixed_phase)
-            add(to->phase + fixed_row, by_phase.number, width);
+            add(to->phase + fixed_row, by_phase, width);
         else if (turns && streamed)
-            stream(to->phase + row, &by_phase, width);
+            stream(to->phase + row, by_phase, width);
     }
 }
 

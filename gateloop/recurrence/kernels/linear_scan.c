@@ -8,23 +8,23 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "streams.h"
 
 enum { A, X, OUT, GRAD_A, RESET };
 
-/* h ← a h + x, or its conjugate's, for one row of a block; out and x may be the same. */
-ALWAYS_INLINE void step(REAL *restrict h, const REAL *a, const REAL *x, REAL *out, REAL keep,
-                        int width, int parts)
+/* h ← a h + x for one row of a block; out and x may be the same. */
+ALWAYS_INLINE void step(REAL *restrict h, const REAL *a, const REAL *x, REAL *out, int width,
+                        int parts)
 {
     EACH_CHANNEL
     for (int c = 0; c < width; c++) {
         if (parts == 2) {
-            REAL a_re = keep * a[2 * c], a_im = keep * a[2 * c + 1];
-            REAL re = h[2 * c], im = h[2 * c + 1];
+            REAL a_re = a[2 * c], a_im = a[2 * c + 1], re = h[2 * c], im = h[2 * c + 1];
             h[2 * c] = a_re * re - a_im * im + x[2 * c];
             h[2 * c + 1] = a_re * im + a_im * re + x[2 * c + 1];
             out[2 * c] = h[2 * c], out[2 * c + 1] = h[2 * c + 1];
         } else {
-            h[c] = keep * a[c] * h[c] + x[c];
+            h[c] = a[c] * h[c] + x[c];
             out[c] = h[c];
         }
     }
@@ -32,14 +32,13 @@ ALWAYS_INLINE void step(REAL *restrict h, const REAL *a, const REAL *x, REAL *ou
 
 /* The same where one number of a serves several channels. */
 ALWAYS_INLINE void step_repeated(REAL *restrict h, const REAL *a, const REAL *x, REAL *out,
-                                 REAL keep, int64_t first, int width, int64_t repeat, int parts)
+                                 int64_t first, int width, int64_t repeat, int parts)
 {
     for (int c = 0; c < width;) {
         const int64_t number = (first + c) / repeat;
         const int64_t left = (number + 1) * repeat - first - c;
         const int count = (int)(left < width - c ? left : width - c);
-        const REAL a_re = keep * a[parts * number];
-        const REAL a_im = parts == 2 ? keep * a[parts * number + 1] : 0;
+        const REAL a_re = a[parts * number], a_im = parts == 2 ? a[parts * number + 1] : 0;
         REAL *restrict to = h + parts * c;
         EACH_CHANNEL
         for (int i = 0; i < count; i++) {
@@ -57,11 +56,21 @@ ALWAYS_INLINE void step_repeated(REAL *restrict h, const REAL *a, const REAL *x,
     }
 }
 
+/* Whether rows of an array follow one another without gaps. */
+ALWAYS_INLINE int is_dense(const Shape *s, int array, int parts)
+{
+    const int64_t row = parts * s->channels, *stride = s->stride[array];
+    return stride[1] == row && (s->batch == 1 || stride[0] == s->length * row);
+}
+
 ALWAYS_INLINE void scan_block(const Shape *s, const REAL *a, const REAL *x, const REAL *start,
                               const uint8_t *reset, REAL *out, int reverse, int64_t b,
                               int64_t first, int width, int parts)
 {
+    const int streamed = is_dense(s, OUT, parts) && out != x &&
+                         streams(s, 3 * parts, (const REAL *[]){out}, 1);
     REAL h[2 * BLOCK];
+    ROW REAL row[2 * BLOCK];
     memcpy(h, start + parts * (b * s->channels + first), parts * width * sizeof(REAL));
     for (int64_t i = 0; i < s->length; i++) {
         const int64_t n = reverse ? s->length - 1 - i : i, next = reverse ? n - AHEAD : n + AHEAD;
@@ -70,14 +79,18 @@ ALWAYS_INLINE void scan_block(const Shape *s, const REAL *a, const REAL *x, cons
                 fetch(a + at(s, A, b, next) + parts * first, parts * width);
             fetch(x + at(s, X, b, next) + parts * first, parts * width);
         }
-        const REAL keep = reset && reset[at(s, RESET, b, n)] ? 0 : 1;
+        if (reset && reset[at(s, RESET, b, n)])
+            memset(h, 0, sizeof h);
         const REAL *a_n = a + at(s, A, b, n), *x_n = x + at(s, X, b, n) + parts * first;
-        REAL *out_n = out + at(s, OUT, b, n) + parts * first;
+        REAL *out_n = out + at(s, OUT, b, n) + parts * first, *to = streamed ? row : out_n;
         if (s->repeat == 1)
-            step(h, a_n + parts * first, x_n, out_n, keep, width, parts);
+            step(h, a_n + parts * first, x_n, to, width, parts);
         else
-            step_repeated(h, a_n, x_n, out_n, keep, first, width, s->repeat, parts);
+            step_repeated(h, a_n, x_n, to, first, width, s->repeat, parts);
+        if (streamed)
+            stream(out_n, row, parts * width);
     }
+    end_streams();
 }
 
 /* With λ_n = g_n + conj(a_{n+1}) λ_{n+1}: the gradient by x_n is λ_n, by a_n λ_n conj(h_{n-1}). X
@@ -87,42 +100,53 @@ ALWAYS_INLINE void backward_block(const Shape *s, const REAL *a, const REAL *h, 
                                   REAL *grad_a, REAL *grad_start, int64_t b, int64_t first,
                                   int width, int parts)
 {
-    REAL l[2 * BLOCK] = {0}, terms[2 * BLOCK];
     const int fixed = s->stride[GRAD_A][1] == 0;
+    const int streamed = streams(s, 5 * parts, (const REAL *[]){grad_x, grad_a}, 2);
+    static const REAL nothing[2 * BLOCK];
+    REAL l[2 * BLOCK] = {0};
+    ROW REAL by_x[2 * BLOCK], by_a[2 * BLOCK];
     for (int64_t n = s->length - 1; n >= 0; n--) {
-        const REAL keep = reset && reset[at(s, RESET, b, n)] ? 0 : 1;
+        const int forgets = reset && reset[at(s, RESET, b, n)];
         const REAL *restrict a_n = a + at(s, A, b, n) + parts * first;
         const REAL *restrict g = grad + at(s, X, b, n) + parts * first;
-        const REAL *restrict before = n > 0
-            ? h + parts * ((b * s->length + n - 1) * s->channels + first)
-            : start + parts * (b * s->channels + first);
-        REAL *restrict to_x = grad_x + at(s, OUT, b, n) + parts * first;
-        REAL *restrict to_a = fixed ? terms : grad_a + at(s, GRAD_A, b, n) + parts * first;
+        const REAL *arriving = n > 0 ? h + parts * ((b * s->length + n - 1) * s->channels + first)
+                                     : start + parts * (b * s->channels + first);
+        const REAL *restrict before = forgets ? nothing : arriving;
+        REAL *grad_x_n = grad_x + at(s, OUT, b, n) + parts * first;
+        REAL *grad_a_n = grad_a + at(s, GRAD_A, b, n) + parts * first;
+        REAL *restrict to_x = streamed ? by_x : grad_x_n;
+        REAL *restrict to_a = streamed || fixed ? by_a : grad_a_n;
         if (width < s->channels && n >= AHEAD) {
             fetch(a + at(s, A, b, n - AHEAD) + parts * first, parts * width);
             fetch(grad + at(s, X, b, n - AHEAD) + parts * first, parts * width);
-            fetch(before - AHEAD * parts * s->channels, n > AHEAD ? parts * width : 0);
+            fetch(arriving - AHEAD * parts * s->channels, n > AHEAD ? parts * width : 0);
         }
         EACH_CHANNEL
         for (int c = 0; c < width; c++) {
             if (parts == 2) {
                 REAL re = l[2 * c] + g[2 * c], im = l[2 * c + 1] + g[2 * c + 1];
-                REAL b_re = keep * before[2 * c], b_im = keep * before[2 * c + 1];
-                REAL a_re = keep * a_n[2 * c], a_im = keep * a_n[2 * c + 1];
+                REAL b_re = before[2 * c], b_im = before[2 * c + 1];
+                REAL a_re = a_n[2 * c], a_im = a_n[2 * c + 1];
                 to_x[2 * c] = re, to_x[2 * c + 1] = im;
                 to_a[2 * c] = re * b_re + im * b_im, to_a[2 * c + 1] = im * b_re - re * b_im;
                 l[2 * c] = a_re * re + a_im * im, l[2 * c + 1] = a_re * im - a_im * re;
             } else {
                 REAL re = l[c] + g[c];
                 to_x[c] = re;
-                to_a[c] = re * keep * before[c];
-                l[c] = keep * a_n[c] * re;
+                to_a[c] = re * before[c];
+                l[c] = a_n[c] * re;
             }
         }
-        REAL *restrict sum = grad_a + at(s, GRAD_A, b, n) + parts * first;
+        if (forgets)
+            memset(l, 0, sizeof l);
+        if (streamed)
+            stream(grad_x_n, by_x, parts * width);
+        if (streamed && !fixed)
+            stream(grad_a_n, by_a, parts * width);
         for (int c = 0; fixed && c < parts * width; c++)
-            sum[c] += terms[c];
+            grad_a_n[c] += by_a[c];
     }
+    end_streams();
     memcpy(grad_start + parts * (b * s->channels + first), l, parts * width * sizeof(REAL));
 }
 

@@ -229,22 +229,25 @@ gate_loop.register_autograd(_gate_loop_gradients, setup_context=_keep)
 outer_product.register_autograd(_outer_product_gradients, setup_context=_keep)
 
 
-@torch.library.custom_op("gateloop::linear_scan_", mutates_args={"x"}, device_types="cpu")
-def linear_scan_(a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, reverse: bool) -> None:
-    """x_n ← h_n of h_n = a_n h_{n∓1} + x_n, in place, towards the future or the past.
+@torch.library.custom_op("gateloop::linear_scan_", mutates_args={"out"}, device_types="cpu")
+def linear_scan_(
+    a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None, out: Tensor, reverse: bool
+) -> None:
+    """out_n ← h_n of h_n = a_n h_{n∓1} + x_n, towards the future or the past.
 
-    x (batch, length, channels), its last axis dense; a (batch or 1, length or 1, channels / r),
-    each number of it for r channels in a row; start (batch, channels); all real or all complex.
-    reset (batch, length) bool or None: what came before that step counts nothing.
+    x (batch, length, channels) of any strides; a (batch or 1, length or 1, channels / r), each
+    number of it for r channels in a row; start (batch, channels); out as x, its last axis dense,
+    or x itself; all real or all complex. reset (batch, length) bool or None: what came before that
+    step counts nothing.
     """
-    cpu.linear_scan_(a, x, start, reset, reverse)
+    cpu.linear_scan_(a, x, start, reset, out, reverse)
 
 
 @linear_scan_.register_kernel("cuda")
-def _(a, x, start, reset, reverse):  # type: ignore[no-untyped-def]
+def _(a, x, start, reset, out, reverse):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_linear_scan
 
-    triton_linear_scan.scan_(a, x, start, reset, reverse)
+    triton_linear_scan.scan_(a, x, start, reset, out, reverse)
 
 
 @torch.library.custom_op("gateloop::linear_scan_backward", mutates_args=(), device_types="cpu")

@@ -17,17 +17,14 @@
 #define CAN_STREAM 0
 #endif
 
-#define ARRAYS 6 /* that a pass goes through, at least */
 #define LARGE ((int64_t)64 << 20)
+#define ROW __attribute__((aligned(64))) /* what is streamed is written here first */
 
-typedef struct {
-    REAL number[BLOCK];
-} __attribute__((aligned(64))) Row;
-
-/* Whether the results of a pass, each of these a dense array or NULL, are to be streamed. */
-ALWAYS_INLINE int streams(const Shape *s, const REAL *const *results, int count)
+/* Whether the results of a pass, each of these a dense array or NULL, are to be streamed. The pass
+   moves so many ``numbers`` for each channel and step. */
+ALWAYS_INLINE int streams(const Shape *s, int numbers, const REAL *const *results, int count)
 {
-    const int64_t bytes = ARRAYS * s->batch * s->length * s->channels * (int64_t)sizeof(REAL);
+    const int64_t bytes = numbers * s->batch * s->length * s->channels * (int64_t)sizeof(REAL);
     if (!CAN_STREAM || s->channels % LINE || bytes <= LARGE)
         return 0;
     for (int i = 0; i < count; i++)
@@ -36,12 +33,12 @@ ALWAYS_INLINE int streams(const Shape *s, const REAL *const *results, int count)
     return 1;
 }
 
-/* ``width`` numbers of a row of the cache; a multiple of LINE, for so are the channels. */
-ALWAYS_INLINE void stream(REAL *to, const Row *row, int width)
+/* ``width`` numbers of a ROW; a multiple of LINE, for so are the channels. */
+ALWAYS_INLINE void stream(REAL *to, const REAL *row, int width)
 {
 #if CAN_STREAM
     for (int c = 0; c < width; c += PIECE)
-        _mm_stream_si128((__m128i *)(to + c), *(const __m128i *)(row->number + c));
+        _mm_stream_si128((__m128i *)(to + c), *(const __m128i *)(row + c));
 #endif
 }
 

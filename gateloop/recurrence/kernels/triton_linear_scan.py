@@ -32,15 +32,17 @@ def scan_(
     x: Tensor,
     start: Tensor,
     reset: Tensor | None,
+    out: Tensor,
     reverse: bool,
     *,
     segments: int | None = None,
 ) -> None:
-    """x_n ← h_n of h_n = a_n h_{n∓1} + x_n, in place, towards the future or the past.
+    """out_n ← h_n of h_n = a_n h_{n∓1} + x_n, towards the future or the past.
 
-    x (batch, length, channels), its last axis dense; a (batch|1, length|1, channels / r), each
-    number of it for r channels in a row; start (batch, channels); all float32 or all complex64.
-    reset (batch, length) bool: what came before that step counts nothing.
+    x (batch, length, channels) of any strides; a (batch|1, length|1, channels / r), each number of
+    it for r channels in a row; start (batch, channels); out as x, its last axis dense, or x itself;
+    all float32 or all complex64. reset (batch, length) bool: what came before that step counts
+    nothing.
 
     ``segments``: the parts that time is cut into; None chooses by device.
     """
@@ -52,7 +54,8 @@ def scan_(
     count = triton.cdiv(length, steps)
     repeat = channels // a.shape[2]
     options = _options(x, reset, REVERSE=reverse)
-    inputs = [*_transitions(a, reset), torch.view_as_real(x) if x.is_complex() else x, *_strides(x)]
+    x = rows(x.resolve_conj())
+    inputs = [*_transitions(a, reset), _parts(x), *_strides(x), _parts(out), *_strides(out)]
     sizes = length, channels, steps, repeat
     grid = batch * triton.cdiv(channels, BLOCK), count
     with torch.cuda.device_of(x):

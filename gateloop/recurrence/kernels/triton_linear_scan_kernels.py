@@ -41,14 +41,14 @@ def _kept(pointer, here, forgets, TURNS: tl.constexpr, RESETS: tl.constexpr):
 
 @triton.jit
 def forward(
-    a, a_batch, a_time, reset, x, x_batch, x_time, before, product, added,
+    a, a_batch, a_time, reset, x, x_batch, x_time, out, out_batch, out_time, before, product, added,
     length, channels, steps, repeat,
     TURNS: tl.constexpr, RESETS: tl.constexpr, REVERSE: tl.constexpr, REDUCE: tl.constexpr,
     BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A segment of x, in place, from the state before it. Segments count from where one starts.
+    """A segment's states from the one before it. Segments count from where one starts.
 
-    Or, under REDUCE, from no state, as one step: h ↦ product · h + added; x stays.
+    Or, under REDUCE, from no state, as one step: h ↦ product · h + added; out stays.
     """
     batch, channel, here = owned(channels, BLOCK)
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
@@ -56,6 +56,7 @@ def forward(
     state = (batch * segments + segment) * numbers * channels + channel
     a += batch * a_batch + channel // repeat * numbers
     x += batch * x_batch + channel * numbers
+    out += batch * out_batch + channel * numbers
     reset += batch * length
     first = segment * steps
     p_re, p_im = tl.full((BLOCK,), 1.0, tl.float32), tl.zeros((BLOCK,), tl.float32)
@@ -73,7 +74,7 @@ def forward(
         if REDUCE:
             p_re, p_im = turned(a_re, a_im, p_re, p_im, TURNS)
         else:
-            _store_number(x + n * x_time, here, h_re, h_im, TURNS)
+            _store_number(out + n * out_time, here, h_re, h_im, TURNS)
     if REDUCE:
         store_state(product + state, channels, here, p_re, p_im, TURNS)
         store_state(added + state, channels, here, h_re, h_im, TURNS)
