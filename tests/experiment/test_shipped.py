@@ -69,3 +69,12 @@ def test_the_ablation_and_its_twin_ask_the_same() -> None:
         return [(row.section, row.label) for row in rows if row.section != "depth"]
 
     assert asked("wt2_ablation") == asked("wt103_ablation")
+
+
+def test_the_paper_s_scale_takes_the_settings_of_the_small_one() -> None:
+    small, large, long = (
+        {row.label: row.overrides for row in load_experiment(name).rows}
+        for name in ("memory_horizon", "memory_horizon_paper", "length")
+    )
+    assert small == large
+    assert all(long[label] == small[label] for label in small.keys() & long.keys())
