@@ -133,6 +133,9 @@ def _step(cuda: bool, quick: bool, _: dict[str, Any]) -> list[dict[str, Any]]:
         return {"kind": kind, "sizes": sizes, "settings": settings, "allocator": "tuned"}
 
     cells = [cell("models", *shape) for shape in shapes]
+    if not cuda:
+        narrow = settings | {"dtype": "bfloat16"}
+        cells += [cell("models", *shape) | {"settings": narrow} for shape in shapes[:2]]
     tokens = lengths[0] if quick else STEP_TOKENS
     return cells + [
         cell("by_length", max(1, tokens // length), length, BYTES) for length in lengths
