@@ -108,10 +108,11 @@ def _equal_chunks(
     carry = transition(
         decay[..., -1, :].to(real), None if turn is None else _wrap(turn[..., -1, :], real)
     )[..., None]
+    forget = None
     if segment is not None:
         since_start = since_start.masked_fill((segment != 0)[..., None], 0)
         until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
-        carry = carry.masked_fill((segment[..., -1] != 0)[..., None, None], 0)
+        forget = (segment[..., -1] != 0)[..., None, None]
 
     # What a step reads of itself has no transition in it. Apart, it leaves no rounding in theirs.
     itself = (q * k).sum(-1, keepdim=True)
@@ -125,7 +126,7 @@ def _equal_chunks(
         q, k = _planar(q.conj(), back), _planar(k, back)
     else:
         added = (k * until_end).mT @ v
-    before, last = _over_chunks(carry, added, state)
+    before, last = _over_chunks(carry, added, state, forget)
     if planar:
         before = torch.cat([before.real, before.imag], dim=-2)
     y = y + _scaled(q, since_start) @ before + _inside(q, k, v, decay, segment)
@@ -169,12 +170,16 @@ def _scaled(t: Tensor, weight: Tensor) -> Tensor:
     return (t.unflatten(-1, (2, -1)) * weight[..., None, :]).flatten(-2)
 
 
-def _over_chunks(carry: Tensor, added: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The state before each chunk, and after the last."""
+def _over_chunks(
+    carry: Tensor, added: Tensor, state: Tensor, forget: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The state before each chunk, and after the last; ``forget``: chunks with a reset."""
     carries, inputs = carry.unbind(2), added.unbind(2)
     before = []
     for n in range(len(inputs)):
         before.append(state)
+        if forget is not None:
+            state = state.masked_fill(forget[:, :, n], 0)
         state = torch.addcmul(inputs[n], carries[n if len(carries) > 1 else 0], state)
     return torch.stack(before, dim=2), state
 

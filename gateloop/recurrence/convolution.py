@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from gateloop.recurrence.derivative import OTHER_MODES, first_only
 from gateloop.recurrence.transition import transition
 
 
@@ -123,7 +123,7 @@ class _CausalConvolution(torch.autograd.Function):
         return back(kernel_f * v_f, size)[..., :length]
 
     @staticmethod
-    @once_differentiable
+    @first_only(OTHER_MODES)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         kernel_f, v_f = ctx.saved_tensors
         length, size = ctx.sizes

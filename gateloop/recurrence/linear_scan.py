@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from gateloop.recurrence import kernels
-from gateloop.recurrence.scan import keep_of, solve
+from gateloop.recurrence.derivative import OTHER_MODES, first_only
+from gateloop.recurrence.scan import forgotten, solve
 
 
 def linear_scan(
@@ -64,24 +64,25 @@ class _LinearScan(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, x: Tensor, start: Tensor, reset: Tensor | None) -> Tensor:
         h = torch.empty_like(x, memory_format=torch.contiguous_format)
         a_BLC11, x_BLC11, out = (t[..., None, None] for t in (a, x, h))
-        solve(a_BLC11, x_BLC11, start[..., None, None], out, keep_of(reset, x), False)
+        solve(a_BLC11, x_BLC11, start[..., None, None], out, forgotten(reset), False)
         ctx.save_for_backward(a, start, reset, h)
         return h
 
     @staticmethod
-    @once_differentiable
+    @first_only(OTHER_MODES)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, start, reset, h = ctx.saved_tensors
         if kernels.scans(h):
             return (*kernels.linear_scan_backward(grad, a, h, start, reset), None)
-        keep = keep_of(reset, h)
         mu = grad.conj().resolve_conj().clone(memory_format=torch.contiguous_format)
         later = a[:, 1:] if a.shape[1] > 1 else a
         rest = mu[:, :-1][..., None, None]
         if h.shape[1] > 1:
             solve(later[..., None, None], rest, mu[:, -1][..., None, None], rest,
-                   None if keep is None else keep[:, 1:], True)  # fmt: skip
-        before = torch.cat([start[:, None], h[:, :-1]], dim=1)
-        arriving = mu if keep is None else mu * keep[..., 0, 0]
-        by_start = (arriving[:, 0] * a[:, 0]).conj()
-        return (arriving * before).sum_to_size(a.shape).conj(), mu.conj(), by_start, None
+                   forgotten(None if reset is None else reset[:, 1:]), True)  # fmt: skip
+        by_a = mu * torch.cat([start[:, None], h[:, :-1]], dim=1)
+        by_start = mu[:, 0] * a[:, 0]
+        if reset is not None:
+            by_a = by_a.masked_fill(reset[..., None], 0)
+            by_start = by_start.masked_fill(reset[:, :1], 0)
+        return by_a.sum_to_size(a.shape).conj(), mu.conj(), by_start.conj(), None

@@ -195,7 +195,7 @@ def _recurrence(
         else:
             if state is None:
                 state = v.new_zeros(batch, heads, d_key, d_value, dtype=state_dtype)
-            if run is scan and bare and d_key == d_value == 1:
+            if run is scan and bare and sign is None and d_key == d_value == 1:
                 a = transition(log_amplitude(), phase)
                 y, last = _states(v, a, state, reset, complex_output)
             else:

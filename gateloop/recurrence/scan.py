@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from gateloop.recurrence.derivative import OTHER_MODES, first_only
 from gateloop.recurrence.kernels import solve_, solves
 from gateloop.recurrence.transition import transition
 
@@ -38,7 +38,7 @@ class _Scan(torch.autograd.Function):
 
     In one function, so that nothing but the arguments and the states is kept, and the inputs
     k v are written where the states will stand. a broadcasts to the states, and a length axis
-    of 1 is a fixed transition; keep (batch, length, 1, 1, 1) is 0 where the state is forgotten.
+    of 1 is a fixed transition; forget (batch, length, 1, 1, 1) is where the state is forgotten.
     """
 
     @staticmethod
@@ -49,23 +49,23 @@ class _Scan(torch.autograd.Function):
         v: Tensor,
         a: Tensor,
         h0: Tensor,
-        keep: Tensor | None,
+        forget: Tensor | None,
         complex_output: bool,
     ) -> tuple[Tensor, Tensor]:
         h = torch.empty(*k.shape[:4], v.shape[4], dtype=h0.dtype, device=k.device)
         torch.mul(k, v, out=h)
-        solve(a, h, h0, h, keep, reverse=False)
-        ctx.save_for_backward(q, k, v, a, h0, keep, h)
+        solve(a, h, h0, h, forget, reverse=False)
+        ctx.save_for_backward(q, k, v, a, h0, forget, h)
         ctx.set_materialize_grads(False)
         y = _product(q, h, complex_output)
         return y if y.shape[3] == 1 else y.sum(3, keepdim=True), h[:, -1].clone()
 
     @staticmethod
-    @once_differentiable
+    @first_only(OTHER_MODES)
     def backward(
         ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        q, k, v, a, h0, keep, h = ctx.saved_tensors
+        q, k, v, a, h0, forget, h = ctx.saved_tensors
         # The gradient by h_n is λ_n = g_n + conj(a_{n+1}) λ_{n+1}. Everything below is conjugated,
         # which spares a conjugated copy of a: μ_n = conj(g_n) + a_{n+1} μ_{n+1}.
         mu = torch.empty_like(h)
@@ -79,21 +79,19 @@ class _Scan(torch.autograd.Function):
         if grad_last is not None:
             mu[:, -1] += grad_last.conj()
         if h.shape[1] > 1:
-            rest, later = mu[:, :-1], None if keep is None else keep[:, 1:]
+            rest, later = mu[:, :-1], None if forget is None else forget[:, 1:]
             solve(a[:, 1:] if a.shape[1] > 1 else a, rest, mu[:, -1], rest, later, reverse=True)
 
         grad_k = _gradient(k, mu, v) if ctx.needs_input_grad[1] else None
         grad_v = _gradient(v, mu, k) if ctx.needs_input_grad[2] else None
         grad_h0 = grad_a = None
         if ctx.needs_input_grad[4]:
-            first = a[:, 0] if keep is None else a[:, 0] * keep[:, 0]
-            grad_h0 = _gradient(h0, mu[:, 0], first)
+            first = None if forget is None else forget[:, 0]
+            grad_h0 = _gradient(h0, _kept(mu[:, 0], first), a[:, 0])
         if ctx.needs_input_grad[3]:
-            if keep is not None:
-                mu *= keep
             mu[:, 1:] *= h[:, :-1]
             mu[:, 0] *= h0
-            grad_a = _gradient(a, mu)
+            grad_a = _gradient(a, _kept(mu, forget))
         return grad_q, grad_k, grad_v, grad_a, grad_h0, None, None
 
 
@@ -121,27 +119,28 @@ def _real(x: Tensor) -> Tensor:
 
 
 def solve(
-    a: Tensor, x: Tensor, start: Tensor, out: Tensor, keep: Tensor | None, reverse: bool
+    a: Tensor, x: Tensor, start: Tensor, out: Tensor, forget: Tensor | None, reverse: bool
 ) -> None:
-    """out_n = keep_n · a_n · out_{n∓1} + x_n from ``start``, towards the future or the past.
+    """out_n = a_n · out_{n∓1} + x_n from ``start``, towards the future or the past.
 
-    ``out`` may be ``x``. Takes O(RADIX · log_RADIX(length)) tensor operations.
+    Where ``forget`` (batch, length, 1, 1, 1) is true, out_n = x_n. ``out`` may be ``x``. Takes
+    O(RADIX · log_RADIX(length)) tensor operations.
     """
     if solves(a, out):
-        solve_(a, x, start, out, keep, reverse)
+        solve_(a, x, start, out, forget, reverse)
         return
     length = x.shape[1]
     if length <= RADIX:
         _fill(_steps(a, length, reverse), _steps(x, length, reverse), start,
-              _steps(out, length, reverse), _steps(keep, length, reverse))  # fmt: skip
+              _steps(out, length, reverse), _steps(forget, length, reverse))  # fmt: skip
         return
     blocks, rest = divmod(length, RADIX)
     body, tail = slice(0, length - rest), slice(length - rest, length)
     if reverse:
         body, tail = slice(rest, length), slice(0, rest)
 
-    a_steps, x_steps, out_steps, keep_steps = (
-        _steps(t, length - rest, reverse, body, blocks) for t in (a, x, out, keep)
+    a_steps, x_steps, out_steps, forget_steps = (
+        _steps(t, length - rest, reverse, body, blocks) for t in (a, x, out, forget)
     )
     ends = start.new_empty(x.shape[0], blocks + 1, *x.shape[2:])
     if reverse:
@@ -149,14 +148,15 @@ def solve(
     else:
         before, after, first, last = ends[:, :-1], ends[:, 1:], ends[:, 0], ends[:, -1]
     first.copy_(start)
-    whole_a, whole_x = _reduce(a_steps, x_steps, keep_steps)
-    solve(whole_a, whole_x, start, after, None, reverse)
-    _fill(a_steps, x_steps, before, out_steps, keep_steps)
+    whole_a, whole_x = _reduce(a_steps, x_steps, forget_steps)
+    whole_forget = None if forget is None else torch.stack(list(forget_steps)).any(0)
+    solve(_kept(whole_a, whole_forget), whole_x, start, after, whole_forget, reverse)
+    _fill(a_steps, x_steps, before, out_steps, forget_steps)
     if rest:
-        a_steps, x_steps, out_steps, keep_steps = (
-            _steps(t, rest, reverse, tail) for t in (a, x, out, keep)
+        a_steps, x_steps, out_steps, forget_steps = (
+            _steps(t, rest, reverse, tail) for t in (a, x, out, forget)
         )
-        _fill(a_steps, x_steps, last, out_steps, keep_steps)
+        _fill(a_steps, x_steps, last, out_steps, forget_steps)
 
 
 def _steps(
@@ -180,24 +180,25 @@ def _fill(
     x: Sequence[Tensor],
     state: Tensor,
     out: Sequence[Tensor],
-    keep: Sequence[Tensor | None],
+    forget: Sequence[Tensor | None],
 ) -> None:
-    for a_n, x_n, out_n, keep_n in zip(a, x, out, keep, strict=True):
-        state = torch.addcmul(x_n, _kept(a_n, keep_n), state, out=out_n)
+    for a_n, x_n, out_n, forget_n in zip(a, x, out, forget, strict=True):
+        state = torch.addcmul(x_n, a_n, _kept(state, forget_n), out=out_n)
 
 
 def _reduce(
-    a: Sequence[Tensor], x: Sequence[Tensor], keep: Sequence[Tensor | None]
+    a: Sequence[Tensor], x: Sequence[Tensor], forget: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """The steps of each block as one step."""
-    whole = _kept(a[0], keep[0]), x[0]
-    for a_n, x_n, keep_n in zip(a[1:], x[1:], keep[1:], strict=True):
-        whole = combine(whole, (_kept(a_n, keep_n), x_n))
-    return whole
+    """The steps of each block as one step; its a is right only where no step of it forgets."""
+    whole_a, whole_x = a[0], x[0]
+    for a_n, x_n, forget_n in zip(a[1:], x[1:], forget[1:], strict=True):
+        whole_a, whole_x = combine((whole_a, _kept(whole_x, forget_n)), (a_n, x_n))
+    return whole_a, whole_x
 
 
-def _kept(a: Tensor, keep: Tensor | None) -> Tensor:
-    return a if keep is None else a * keep
+def _kept(t: Tensor, forget: Tensor | None) -> Tensor:
+    """``t`` but for what is forgotten; not a product, which would leave what is not finite."""
+    return t if forget is None else t.masked_fill(forget, 0)
 
 
 def scan(
@@ -212,17 +213,13 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """All states at once, then the read-out: memory of length · d_key · d_value."""
     a = transition(log_amplitude, phase)[..., None]
-    keep = keep_of(reset_BL, log_amplitude)
     y_BLH1V, last_BHKV = _Scan.apply(
-        q_BLHK[..., None], k_BLHK[..., None], v_BLHV[..., None, :], a, state_BHKV, keep,
-        complex_output,
+        q_BLHK[..., None], k_BLHK[..., None], v_BLHV[..., None, :], a, state_BHKV,
+        forgotten(reset_BL), complex_output,
     )  # fmt: skip
     return y_BLH1V[:, :, :, 0], last_BHKV
 
 
-def keep_of(reset_BL: Tensor | None, like: Tensor) -> Tensor | None:
-    """(batch, length, 1, 1, 1): 0 where the state is forgotten, else 1; real."""
-    if reset_BL is None:
-        return None
-    real = like.real.dtype if like.is_complex() else like.dtype
-    return reset_BL.logical_not().to(real)[..., None, None, None]
+def forgotten(reset_BL: Tensor | None) -> Tensor | None:
+    """(batch, length, 1, 1, 1), as ``solve`` takes it."""
+    return None if reset_BL is None else reset_BL[..., None, None, None]

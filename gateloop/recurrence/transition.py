@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 class _Polar(torch.autograd.Function):
@@ -21,7 +20,6 @@ class _Polar(torch.autograd.Function):
         return a
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (a,) = ctx.saved_tensors
         z = grad.conj() * a

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from gateloop.data import IGNORE
+from gateloop.recurrence.derivative import first_only
 
 BUDGET = 1 << 22  # logits at once, where a weight with as many elements is not larger still
 
@@ -138,7 +138,7 @@ class _Losses(torch.autograd.Function):
         return losses_N
 
     @staticmethod
-    @once_differentiable
+    @first_only("take torch.nn.functional.cross_entropy of the logits")
     def backward(ctx: Any, factor_N: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_VD, bias_V, targets_N, *gradients = ctx.saved_tensors
         factor = factor_N[0]

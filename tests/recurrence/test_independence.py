@@ -7,7 +7,7 @@ from gateloop.recurrence import FIXED_MODES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "gateloop" / "recurrence"
 ADMITTED = {"__future__", "collections.abc", "math", "typing", "torch"}
-ADMITTED |= {"gateloop.recurrence.transition", "gateloop.recurrence.kernels"}
+ADMITTED |= {f"gateloop.recurrence.{name}" for name in ("derivative", "kernels", "transition")}
 
 
 def imports(file: Path) -> set[str]:

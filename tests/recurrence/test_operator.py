@@ -1,5 +1,7 @@
 """What the operator takes, what it gives back, and what it says no to."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +9,8 @@ import torch
 
 import gateloop.recurrence.operator as operator
 from gateloop.recurrence import FIXED_MODES, MODES, gate_loop, gated_linear_recurrence, kernels
-from tests.recurrence.reference import distance, make, step_loop
+from gateloop.recurrence.chunkwise import CHUNK
+from tests.recurrence.reference import Inputs, assert_same, distance, make, results, step_loop
 from tests.recurrence.test_agreement import run
 
 B, L, H, K, V = 2, 6, 3, 4, 5
@@ -179,3 +182,91 @@ def test_inputs_are_left_as_they_are() -> None:
     for mode in MODES:
         run(x, mode)
     assert all(torch.equal(before[name], t) for name, t in x.differentiable().items())
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "PyTorch"])
+@pytest.mark.parametrize("mode", [*MODES, "auto"])
+@pytest.mark.parametrize("kind", ["", "v"], ids=["real v", "complex v"])
+def test_signs_of_a_recurrence_without_q_and_k(kind: str, mode: str, plain: bool) -> None:
+    """The states of h_n = ±|a_n| h_{n-1} + v_n, where there is no q to carry the signs."""
+    x = make((B, 40, H, 1, 1), phase="half turns", complex_inputs=kind)
+    ones = torch.ones(1, 1, 1, 1, dtype=x.v.real.dtype)
+    x = replace(x, q=ones, k=ones, complex_output=bool(kind))
+
+    def states(x: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        y, last = gated_linear_recurrence(
+            None, None, x.v, x.log_amplitude, x.phase, mode=mode, state=x.state,
+            complex_output=x.complex_output,
+        )  # fmt: skip
+        return y + 0 * x.q, last + 0 * x.k.sum()
+
+    with kernels.without() if plain else nullcontext():
+        found = results(states, x)
+    expected = results(step_loop, x)
+    for name in found.keys() - {"q", "k"}:
+        assert distance(found[name], expected[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "PyTorch"])
+@pytest.mark.parametrize("keys", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reset_forgets_what_is_not_finite(mode: str, keys: int, plain: bool) -> None:
+    """A state that overflows is gone with the reset; by ``chunkwise`` with the reset's chunk."""
+    length, overflowing, reset_at = 700, 300, 500
+    clean = -(-reset_at // CHUNK) * CHUNK if mode == "chunkwise" else reset_at
+    x = make((1, length, 2, keys, keys), amplitude="moderate", state=False)
+    log_amplitude = x.log_amplitude.clone()
+    log_amplitude[:, :overflowing] = 5
+    reset = torch.zeros(1, length, dtype=torch.bool)
+    reset[:, reset_at] = True
+    x = replace(x, log_amplitude=log_amplitude, reset=reset).to(torch.float32)
+    x = x.map(lambda t: t.requires_grad_())
+    with kernels.without() if plain else nullcontext():
+        y, last = gated_linear_recurrence(
+            x.q, x.k, x.v, x.log_amplitude, x.phase, reset=reset, mode=mode, growth=True
+        )
+        assert not y[:, overflowing:reset_at].isfinite().any()
+        expected, expected_last = step_loop(x.steps(reset_at, length))
+        assert distance(y[:, clean:], expected[:, clean - reset_at :]) < 1e-5
+        assert distance(last, expected_last) < 1e-5
+        if mode in ("recurrent", "scan"):
+            gradients = torch.autograd.grad(y[:, clean:].sum(), (x.v, x.log_amplitude))
+            assert all(by[:, clean:].isfinite().all() for by in gradients)
+
+
+def test_a_conjugated_state() -> None:
+    x = make((B, L, H, 1, 1), state=True)
+    assert x.state is not None
+    expected, _ = step_loop(replace(x, state=x.state.conj().resolve_conj()))
+    for mode in MODES:
+        assert distance(run(replace(x, state=x.state.conj()), mode)[0], expected) < 1e-10
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernels", "PyTorch"])
+@pytest.mark.parametrize("mode", FIXED_MODES)
+def test_a_second_derivative_is_right_or_refused(mode: str, plain: bool) -> None:
+    x = make((1, 5, 2, 1, 1), amplitude_axes="H", phase_axes="H", qk_axes="H")
+    x = x.map(lambda t: t.detach().requires_grad_())
+    names = list(x.differentiable())
+    inputs = list(x.differentiable().values())
+
+    def y(*given: torch.Tensor) -> torch.Tensor:
+        return run(replace(x, **dict(zip(names, given, strict=True))), mode)[0]
+
+    def twice() -> None:
+        first = torch.autograd.grad(y(*inputs).sum(), inputs[2:], create_graph=True)
+        torch.autograd.grad(torch.stack([g.abs().sum() for g in first]).sum(), inputs[0])
+
+    with kernels.without() if plain else nullcontext():
+        if mode not in ("scan", "convolution"):
+            assert torch.autograd.gradgradcheck(y, inputs)
+        else:
+            with pytest.raises(RuntimeError, match=r"first derivative only|no autograd"):
+                twice()
+
+
+@pytest.mark.parametrize("mode", ["recurrent", "scan", "chunkwise"])
+def test_thousands_of_steps_remembered_whole(mode: str) -> None:
+    """With |a| = 1 an error in the size of e^{i·phase} is multiplied by the length."""
+    x = make((1, 4096, 4, 1, 1), amplitude="one", amplitude_axes="", state=False)
+    assert_same(lambda given: run(given, mode), x.to(torch.float32), 1e-5)

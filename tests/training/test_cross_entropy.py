@@ -200,3 +200,11 @@ def test_the_whole_model() -> None:
     found = token_losses(model.head, model.features(tokens)[0], targets)
     assert found.shape == targets.shape
     assert (found.flatten() - expected).abs().max() < 1e-10
+
+
+def test_a_second_derivative_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "chunk", lambda _: 5)
+    x, *others = problem()
+    loss = linear_cross_entropy(x, *others).sum()
+    with pytest.raises(RuntimeError, match="first derivative only here, and create_graph=True"):
+        torch.autograd.grad(loss, x, create_graph=True)

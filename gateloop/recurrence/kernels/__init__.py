@@ -96,7 +96,7 @@ def fused(
     if state is None:
         parts = v.new_zeros(batch, heads, d_key, d_value, 2 if is_complex else 1)
     else:
-        parts = torch.view_as_real(state) if is_complex else state[..., None]
+        parts = torch.view_as_real(state.resolve_conj()) if is_complex else state[..., None]
     if _is_narrow(q, v) and _is_plain(q, k, phase is not None, is_complex):
         y, last = _channels(q, k, v, amplitude, phase, parts, reset, logits, growth)
     else:
@@ -152,11 +152,12 @@ def scans(x: Tensor) -> bool:
 
 
 def solve_(
-    a: Tensor, x: Tensor, start: Tensor, out: Tensor, keep: Tensor | None, reverse: bool
+    a: Tensor, x: Tensor, start: Tensor, out: Tensor, forget: Tensor | None, reverse: bool
 ) -> None:
-    """out_n ← h_n of h_n = keep_n a_n h_{n∓1} + x_n, for what ``solves`` admits; out may be x.
+    """out_n ← h_n of h_n = a_n h_{n∓1} + x_n, for what ``solves`` admits; out may be x.
 
-    a has five axes as x does, each 1 or x's but the first two of their own; start one fewer.
+    a has five axes as x does, each 1 or x's but the first two of their own; start one fewer. Where
+    ``forget`` (batch, length, 1, 1, 1) is true, h_n = x_n.
     """
     heads, d_key, _ = x.shape[2:]
     sizes = tuple(a.shape[2:])
@@ -164,7 +165,7 @@ def solve_(
         a = a[..., 0, 0]
     else:
         a = a.expand(*a.shape[:2], heads, d_key, sizes[2]).flatten(2)
-    reset = None if keep is None else keep[:, :, 0, 0, 0] == 0
+    reset = None if forget is None else forget[:, :, 0, 0, 0]
     to = out.flatten(2)
     operators.linear_scan_(
         a, to if out is x else x.flatten(2), start.flatten(1), reset, to, reverse

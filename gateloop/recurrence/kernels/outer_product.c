@@ -131,18 +131,21 @@ ALWAYS_INLINE void turn(Step *step, const REAL *phase, int keys)
     }
 }
 
-/* Not inline, for none of the kinds of kernel below reads in a way of its own. */
-__attribute__((noinline)) static void read_step(const Head *s, const Inputs *in, const Part *p, int64_t n,
-                             int64_t previous, Step *step)
+ALWAYS_INLINE int forgets(const Head *s, const Inputs *in, const Part *p, int64_t n)
+{
+    return in->reset && in->reset[p->b * s->of.length + n];
+}
+
+/* Not inline, for none of the kinds of kernel below reads in a way of its own. ``known``: the step
+   holds another one's gates. */
+__attribute__((noinline)) static void read_step(const Head *s, const Inputs *in, const Part *p,
+                                                int64_t n, int known, Step *step)
 {
     const int64_t row = p->head * s->d_key + p->first_key;
     const int q_parts = s->q_parts, k_parts = s->k_parts, keys = (int)p->keys;
     read_keys(&step->q, in->q + at(&s->of, Q, p->b, n) + q_parts * row, q_parts, keys);
     read_keys(&step->k, in->k + at(&s->of, K, p->b, n) + k_parts * row, k_parts, keys);
-    const int forgets = in->reset && in->reset[p->b * s->of.length + n];
-    const int forgot = previous >= 0 && in->reset && in->reset[p->b * s->of.length + previous];
-    const int fixed = !s->of.stride[AMPLITUDE][1] && (!in->phase || !s->of.stride[PHASE][1]);
-    if (previous >= 0 && fixed && !forgets && !forgot)
+    if (known && !s->of.stride[AMPLITUDE][1] && (!in->phase || !s->of.stride[PHASE][1]))
         return;
     const REAL *amplitude = in->amplitude + at(&s->of, AMPLITUDE, p->b, n) + row;
     if (s->gate == LOGIT)
@@ -153,8 +156,6 @@ __attribute__((noinline)) static void read_step(const Head *s, const Inputs *in,
         read_amplitudes(step, amplitude, keys, GROWING_LOG_AMPLITUDE);
     if (in->phase)
         turn(step, in->phase + at(&s->of, PHASE, p->b, n) + row, keys);
-    if (forgets)
-        memset(&step->a, 0, sizeof step->a);
 }
 
 /* Rows of a head are short and far apart: the processor does not see them coming. */
@@ -250,7 +251,9 @@ ALWAYS_INLINE void forward_part(const Head *s, const Inputs *in, const Part *p, 
     for (int64_t n = 0; n < s->of.length; n++) {
         if (n % CHUNK == 0)
             memcpy(kept + kept_at(s, p, n / CHUNK), h, numbers * sizeof *h);
-        read_step(s, in, p, n, n - 1, &step);
+        read_step(s, in, p, n, n > 0, &step);
+        if (forgets(s, in, p, n))
+            memset(h, 0, numbers * sizeof *h);
         const int64_t head = p->head * s->d_value + p->first_value;
         const int64_t row = s->of.channels * s->d_value;
         const REAL *v = in->v + at(&s->of, V, p->b, n) + head;
@@ -349,6 +352,7 @@ ALWAYS_INLINE void backward_part(const Head *s, const Inputs *in, const Part *p,
     /* a step's states stand before those of the next one */
     const int64_t numbers = s->parts * p->values, value = p->head * s->d_value + p->first_value;
     Keys *g = room + (CHUNK + 1) * numbers;
+    const Keys *before[CHUNK];
     Step steps[CHUNK];
     memset(steps, 0, sizeof steps);
     load(s, p, grad_last, g);
@@ -363,9 +367,12 @@ ALWAYS_INLINE void backward_part(const Head *s, const Inputs *in, const Part *p,
                 fetch(in->grad_y + at(&s->of, GRAD_Y, p->b, start - CHUNK + n) + value,
                       (int)p->values);
             }
-            read_step(s, in, p, start + n, -1, &steps[n]);
+            read_step(s, in, p, start + n, 0, &steps[n]);
+            before[n] = n ? h - numbers : first;
+            if (forgets(s, in, p, start + n))
+                before[n] = memset(h - numbers, 0, numbers * sizeof *h);
             advance(&steps[n], in->v + at(&s->of, V, p->b, start + n) + value, p->values,
-                    n ? h - numbers : first, h, turns, complex_k);
+                    before[n], h, turns, complex_k);
         }
         for (int64_t n = count - 1; n >= 0; n--) {
             const int64_t at_n = p->b * s->of.length + start + n;
@@ -377,9 +384,11 @@ ALWAYS_INLINE void backward_part(const Head *s, const Inputs *in, const Part *p,
             Keys by_log, by_phase;
             step_back(&steps[n], in->v + at(&s->of, V, p->b, start + n) + value,
                       in->grad_y + at(&s->of, GRAD_Y, p->b, start + n) + value, p->values,
-                      n ? room + n * numbers : first, g, folded,
+                      before[n], g, folded,
                       to->v + at_n * s->of.channels * s->d_value + value,
                       &by_q, &by_k, &by_log, &by_phase, turns, complex_q, complex_k);
+            if (forgets(s, in, p, start + n))
+                memset(g, 0, numbers * sizeof *g);
             for (int t = 0; t < TILES; t++)
                 by_log.tile[t] *= steps[n].slope.tile[t];
             give(to->q + s->q_parts * key, &by_q, s->q_parts, (int)p->keys);
