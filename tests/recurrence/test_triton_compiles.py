@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="needs trito
 
 FLOATS = """
     q k v amplitude phase before after starts state y last checkpoints product added scratch
-    grad_y dq dk dv damplitude dphase dstate a x h start grad by_a by_x by_start
+    grad_y dq dk dv damplitude dphase dstate a x h start out grad by_a by_x by_start
 """.split()
 POINTERS = dict.fromkeys(FLOATS, "*fp32") | {"reset": "*u8"}
 LOW = ("q", "k", "v", "y", "grad_y", "dq", "dk", "dv")

@@ -30,13 +30,10 @@ def _store_number(pointer, here, re, im, TURNS: tl.constexpr):
 
 
 @triton.jit
-def _kept(pointer, here, forgets, TURNS: tl.constexpr, RESETS: tl.constexpr):
-    """a, 0 where the state is forgotten; and whether it is not."""
-    re, im = _load_number(pointer, here, TURNS)
-    keep = 1.0
-    if RESETS:
-        keep = tl.where(tl.load(forgets) == 0, 1.0, 0.0)
-    return keep * re, keep * im, keep
+def _kept(re, im, reset):
+    """A number, or 0 where the state is forgotten."""
+    forget = tl.load(reset) != 0
+    return tl.where(forget, 0.0, re), tl.where(forget, 0.0, im)
 
 
 @triton.jit
@@ -66,8 +63,11 @@ def forward(
         h_re, h_im = load_state(before + state, channels, here, TURNS)
     for i in tl.range(first, tl.minimum(first + steps, length), num_stages=STAGES):
         n = length - 1 - i if REVERSE else i
-        a_re, a_im, _ = _kept(a + n * a_time, here, reset + n, TURNS, RESETS)
+        a_re, a_im = _load_number(a + n * a_time, here, TURNS)
         x_re, x_im = _load_number(x + n * x_time, here, TURNS)
+        if RESETS:
+            h_re, h_im = _kept(h_re, h_im, reset + n)
+            p_re, p_im = _kept(p_re, p_im, reset + n)
         h_re, h_im = turned(a_re, a_im, h_re, h_im, TURNS)
         h_re += x_re
         h_im += x_im
@@ -113,7 +113,7 @@ def backward(
         r_re, r_im = load_state(before + state, channels, here, TURNS)
     for i in tl.range(first, tl.minimum(first + steps, length), num_stages=STAGES):
         n = length - 1 - i
-        a_re, a_im, keep = _kept(a + n * a_time, here, reset + n, TURNS, RESETS)
+        a_re, a_im = _load_number(a + n * a_time, here, TURNS)
         g_re, g_im = _load_number(grad + n * grad_time, here, TURNS)
         g_re += r_re
         g_im += r_im
@@ -124,12 +124,17 @@ def backward(
             h_re, h_im = _load_number(h + here_of + (n - 1) * row, here & (n > 0), TURNS)
             s_re, s_im = _load_number(start, here & (n == 0), TURNS)
             d_re, d_im = turned(h_re + s_re, -h_im - s_im, g_re, g_im, TURNS)
+            if RESETS:
+                d_re, d_im = _kept(d_re, d_im, reset + n)
             if FIXED:
-                sum_re += keep * d_re
-                sum_im += keep * d_im
+                sum_re += d_re
+                sum_im += d_im
             else:
-                _store_number(by_a + here_of + n * row, here, keep * d_re, keep * d_im, TURNS)
+                _store_number(by_a + here_of + n * row, here, d_re, d_im, TURNS)
         r_re, r_im = turned(a_re, -a_im, g_re, g_im, TURNS)
+        if RESETS:
+            r_re, r_im = _kept(r_re, r_im, reset + n)
+            p_re, p_im = _kept(p_re, p_im, reset + n)
     if REDUCE:
         store_state(product + state, channels, here, p_re, p_im, TURNS)
         store_state(added + state, channels, here, r_re, r_im, TURNS)
