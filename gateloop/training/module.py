@@ -61,6 +61,15 @@ class Training(pl.LightningModule):
         """Micro-batches this device has had: whole optimiser steps times the accumulation."""
         return self.global_step * self.trainer.accumulate_grad_batches
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count the micro-batches so far as if all had been accumulated as those to come are."""
+        # Lightning updates where their number is a multiple of the accumulation, and restores the
+        # number of a session that may have accumulated more or fewer.
+        seen = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(counts, seen))
+
     def on_train_batch_start(self, batch: Tensors, batch_idx: int) -> None:
         # Dropout is a function of (seed, micro-batch, device), so a resumed run repeats it.
         within = batch_idx % self.trainer.accumulate_grad_batches

@@ -147,6 +147,24 @@ def test_two_processes_train_as_one(strategy: str, name: str, folders: dict[str,
 
 
 @pytest.mark.slow
+def test_one_process_goes_on_where_two_stopped(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    """At step 3, with two micro-batches for each step where it was one on each device."""
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    options = ("trainer.precision=float64", "data.micro_batch_size=6", "trainer.checkpoint_every=1")
+    case = training("run", *options)
+    start(tmp_path, [{**on_two("ddp", case), "name": "run"}], 2)
+    (last,) = (tmp_path / "run/checkpoints").glob("step-00000004-*")
+    last.unlink()
+    work([case], tmp_path, ALONE)
+    whole = rows(folders["one"] / "gateloop-float64")
+    for here, there in zip(rows(tmp_path / "run"), whole, strict=True):
+        for key in here.keys() & {"train/loss", "train/gradient_norm", "val/loss"}:
+            assert here[key] == pytest.approx(there[key], rel=1e-10), (key, here["step"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_scores_are_the_same_to_the_last_bit(processes: int, folders: dict[str, Path]) -> None:
     """A test of five batches, and texts of a number of windows that nothing divides."""
