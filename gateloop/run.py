@@ -140,6 +140,7 @@ def execute(
     tracker = trackers[0] if trackers else None
     try:
         seconds = fit(config, model, source, device, folder, interruption, tracker, job)
+        tested = test(config, model, source, device, folder, interruption, job)
     except Diverged as error:
         if job.first:
             folder.write_summary({**summary, "status": "diverged", "reason": str(error)})
@@ -150,7 +151,7 @@ def execute(
         "tokens_seen": tokens,
         "train_seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        **test(config, model, source, device, folder, interruption, job),
+        **tested,
         "status": "finished",
     }
     if job.first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.derived import tokens_per_step
-from gateloop.errors import Interrupted
+from gateloop.errors import Diverged, Interrupted
 from gateloop.training import checkpoint
 from gateloop.training.evaluation import evaluate
 from gateloop.training.interruption import Interruption
@@ -97,7 +98,8 @@ class Validation(StepCallback):
     """Validation every trainer.validate_every steps and after the last; keeps the best weights.
 
     A validation that an interruption cut off is marked due in the checkpoint and made up first
-    thing after the resume, so that the record misses none.
+    thing after the resume, so that the record misses none. Raises Diverged, on every process, where
+    the last one's loss is not finite.
     """
 
     def __init__(
@@ -160,8 +162,17 @@ class Validation(StepCallback):
         metrics = {f"val/{name}": value for name, value in scores.metrics.items()}
         metrics["val/seconds"] = time.perf_counter() - started
         log(trainer, self.folder, self.progress, step, metrics)
-        if step and scores.metrics["loss"] < self.best_loss:
-            self.best_loss, self.best_step = scores.metrics["loss"], step
+        self.judge(model, step, scores.metrics["loss"])
+
+    def judge(self, model: nn.Module, step: int, loss: float) -> None:
+        if step == self.config.trainer.max_steps and not math.isfinite(loss):
+            # Of the last update no gradient tells.
+            raise Diverged(
+                f"training diverged at step {step}: the loss of its last validation is {loss}; "
+                "lower optimizer.lr"
+            )
+        if step and loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
             if self.job.first:
                 self.save_best(model, step)
 

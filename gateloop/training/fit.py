@@ -82,7 +82,8 @@ def fit(
     """Train ``model`` up to trainer.max_steps, resuming from the newest whole checkpoint.
 
     Returns the seconds of all its sessions. Raises Interrupted after saving, and Diverged where
-    a gradient is not finite; every process of ``job`` at the same step.
+    a gradient or the last validation's loss is not finite; every process of ``job`` at the same
+    step.
     """
     quieten_lightning()
     resume = job.from_first(lambda: start(folder))

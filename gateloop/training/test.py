@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
 from gateloop.config import Config
 from gateloop.data import Source
+from gateloop.errors import Diverged
 from gateloop.files import write_json_atomic
 from gateloop.models.language_model import LanguageModel
 from gateloop.training.audit import audit
@@ -33,6 +35,8 @@ def test(
 
     Scores by position and by distance go to test.json in the run's folder. The processes of
     ``job`` share the tests; the audit, of a few hundred positions, is the first one's.
+
+    Raises Diverged, on every process, where the losses that the audit compares are not finite.
     """
     state, checkpoint = best_weights(folder.path)
     model.load_state_dict(state)
@@ -59,6 +63,10 @@ def test(
         }
     mode, positions = config.mode.name, config.trainer.audit_positions
     found = job.from_first(lambda: audit(model, evaluations[0], mode=mode, positions=positions))
+    if not math.isfinite(found.gap):
+        raise Diverged(
+            f"training diverged: the losses of {checkpoint} are not finite; lower optimizer.lr"
+        )
     metrics["test/causality_gap"] = found.gap
     metrics["test/causality_positions"] = found.positions
     metrics["test/audit_perplexity_parallel"] = exponential(found.loss_parallel)

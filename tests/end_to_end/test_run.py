@@ -46,6 +46,16 @@ def test_divergence_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path) 
         assert all(torch.isfinite(part).all() for part in weights)
 
 
+def test_divergence_in_the_last_update(tmp_path: Path) -> None:
+    last = [argument for argument in SMALL if not argument.startswith("trainer.max_steps")]
+    run = Run(tmp_path, *last, "trainer.max_steps=1", "optimizer.lr=1e30")
+    ended = run.finish()
+    assert ended.returncode == 1, ended.stdout
+    assert "diverged at step 1: the loss of its last validation is nan" in one_line(ended.stderr)
+    assert "NOT CAUSAL" not in ended.stdout
+    assert run.summary()["status"] == "diverged" and not run.checkpoints("*")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -5,17 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import gateloop.training.test as test_module
 from gateloop.data import IGNORE, Batch, Evaluation, open_source
+from gateloop.errors import Diverged
 from gateloop.names import ModeName, OutputNorm
 from gateloop.training.audit import Audit, audit, audited_positions
+from gateloop.training.interruption import Interruption
+from gateloop.training.job import ALONE
+from gateloop.training.record import RunFolder
 from gateloop.training.test import NOT_CAUSAL
-from tests.training.small import config, model_of
+from tests.training.small import config, model_of, train
 
 SIZES = "data.length=40 data.test_samples=64 data.resets=3".split()
 
@@ -134,3 +140,17 @@ def test_resets_are_given_with_the_prefix() -> None:
 
     found = audited(model, Evaluation("", batches))
     assert found.positions == 512 and found.gap < 1e-5
+
+
+@pytest.mark.parametrize("gap", [math.nan, math.inf])
+def test_a_gap_that_is_no_number_is_a_divergence(
+    gap: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config()
+    train(settings, tmp_path)
+    monkeypatch.setattr(test_module, "audit", lambda *_, **__: Audit(gap, gap, 1.0, 8))
+    folder, source = RunFolder(tmp_path, "run"), open_source(settings.data)
+    given = (settings, model_of(settings), source, torch.device("cpu"), folder, Interruption())
+    with pytest.raises(Diverged, match=r"best-00000002-\w+\.ckpt .* not finite"):
+        test_module.test(*given, ALONE)
+    assert not (folder.path / "test.json").exists()

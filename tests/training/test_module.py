@@ -146,6 +146,13 @@ def test_divergence_names_the_parameter(monkeypatch: pytest.MonkeyPatch) -> None
         module.configure_gradient_clipping()
 
 
+def test_divergence_in_the_last_update(tmp_path: Path) -> None:
+    """Its gradient was finite, and no gradient follows that would tell."""
+    with pytest.raises(Diverged, match="at step 1: the loss of its last validation is nan"):
+        train(config("trainer.max_steps=1", "optimizer.lr=1e30"), tmp_path)
+    assert not list((tmp_path / "run").glob("checkpoints/*")), "there is nothing good to keep"
+
+
 def test_what_a_checkpoint_holds_is_the_model_once(tmp_path: Path) -> None:
     settings = config()
     model = train(settings, tmp_path)
