@@ -31,6 +31,7 @@ from gateloop.training.profiling import Profile
 from gateloop.training.progress import Progress
 from gateloop.training.record import RunFolder
 from gateloop.training.shares import Shares
+from gateloop.training.tracking import continue_curves
 
 
 def quieten_lightning() -> None:
@@ -87,6 +88,7 @@ def fit(
     """
     quieten_lightning()
     resume = job.from_first(lambda: start(folder))
+    continue_curves(tracker, folder)
     bar = config.trainer.progress if job.first else False
     progress = Progress(config.trainer.max_steps, tokens_per_step(config), bar)
     metrics = Metrics(config, folder, progress)

@@ -79,11 +79,30 @@ def hand_over(config: Config, folder: RunFolder) -> None:
     tracker = open_tracker(config.tracker, folder.path, folder.id, settings)
     if tracker is None:
         return
-    for line in (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    send_curves(tracker, folder)
+    close_tracker(tracker, folder.summary())
+
+
+def continue_curves(tracker: Logger | None, folder: RunFolder) -> None:
+    """Give a run that goes on its curves so far, where the tracker would begin new ones: in CSV.
+
+    They are those of metrics.jsonl, cut back to the step that the run goes on from.
+    """
+    if isinstance(tracker, CSVLogger):
+        send_curves(tracker, folder)
+        tracker.save()
+
+
+def send_curves(tracker: Logger, folder: RunFolder) -> None:
+    """Send what metrics.jsonl holds, if there is one; a CSV file then holds that alone."""
+    if isinstance(tracker, CSVLogger):  # would remove it itself, with a warning
+        (folder.path / "csv" / "metrics.csv").unlink(missing_ok=True)
+    path = folder.path / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines:
         row = json.loads(line)
         step = row.pop("step")
         tracker.log_metrics({name: v for name, v in row.items() if v is not None}, step=step)
-    close_tracker(tracker, folder.summary())
 
 
 def first_line(error: Exception) -> str:
@@ -102,5 +121,5 @@ def close_tracker(tracker: Logger | None, summary: dict[str, Any]) -> None:
         tracker.experiment.summary.update({**facts, **summary["metrics"]})
         tracker.experiment.finish()
     else:
-        tracker.log_metrics(summary["metrics"])
+        tracker.log_metrics(summary["metrics"], step=summary["steps"])
         tracker.finalize("success")

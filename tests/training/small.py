@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from gateloop.data import open_source
 from gateloop.identity import identity
 from gateloop.models import build
 from gateloop.models.language_model import LanguageModel
+from gateloop.training.checkpoint import STEP, listing
 from gateloop.training.fit import fit
 from gateloop.training.interruption import Interruption
 from gateloop.training.module import Training
 from gateloop.training.record import RunFolder
+from gateloop.training.tracking import open_tracker
 
 SMALL = (
     "model.d_model=16 data.length=12 data.resets=2 data.batch_size=8 data.test_lengths=[12] "
@@ -45,8 +49,25 @@ def train(settings: Config, folder: Path) -> LanguageModel:
     with run.locked():
         run.open(settings, identity(settings, None))
         device = torch.device("cpu")
-        fit(settings, model, open_source(settings.data), device, run, Interruption(), None)
+        tracker = open_tracker(settings.tracker, run.path, run.id, {})
+        fit(settings, model, open_source(settings.data), device, run, Interruption(), tracker)
     return model
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def resumed(folder: Path, at: int, settings: Config) -> Path:
+    """A copy of the run in ``folder``, gone on with from its checkpoint of step ``at``."""
+    copy = folder / "resumed"
+    last = f"step-{settings.trainer.max_steps:08d}-*"
+    shutil.copytree(folder / "run", copy / "run", ignore=shutil.ignore_patterns(last))
+    assert [c.step for c in listing(copy / "run/checkpoints", STEP)][-1] == at
+    train(settings, copy)
+    return copy / "run"
 
 
 @pytest.fixture
