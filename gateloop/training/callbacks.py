@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,37 @@ def log(
         progress.report(step, metrics)
 
 
-class Metrics(StepCallback):
-    """Loss, learning rate, gradient norm and throughput, every trainer.log_every steps."""
+class Clock:
+    """Seconds of training steps alone: it stands still while something else is done."""
 
-    def __init__(self, config: Config, folder: RunFolder, progress: Progress) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
+    def __init__(self) -> None:
+        self.since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the start."""
+        now = time.perf_counter()
+        elapsed, self.since = now - self.since, now
+        return max(elapsed, 1e-9)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.since += time.perf_counter() - started
+
+
+class Metrics(StepCallback):
+    """Loss, learning rate, gradient norm and throughput, every trainer.log_every steps.
+
+    seconds: of all the run's sessions, validations and checkpoints included.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, progress: Progress, clock: Clock) -> None:
+        self.config, self.folder, self.progress, self.clock = config, folder, progress, clock
         self.seconds = 0.0
-        self.started = self.since = 0.0
+        self.started = 0.0
         self.last_step = 0
 
     def state_dict(self) -> dict[str, float]:
@@ -73,7 +99,8 @@ class Metrics(StepCallback):
         self.seconds += time.perf_counter() - self.started
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.started = self.since = time.perf_counter()
+        self.started = time.perf_counter()
+        self.clock.lap()
         self.last_step = trainer.global_step
         self.progress.start(trainer.global_step)
 
@@ -81,17 +108,16 @@ class Metrics(StepCallback):
         self.progress.advance(step)
         if step % self.config.trainer.log_every and step != self.config.trainer.max_steps:
             return
-        now = time.perf_counter()
-        steps, elapsed = step - self.last_step, max(now - self.since, 1e-9)
+        tokens = (step - self.last_step) * tokens_per_step(self.config)
         metrics = {
             "train/loss": float(module.step_loss),
             "train/gradient_norm": float(module.gradient_norm),
-            "lr": float(trainer.optimizers[0].param_groups[-1]["lr"]),
+            "lr": module.learning_rate,
             "tokens": float(step * tokens_per_step(self.config)),
-            "tokens_per_second": steps * tokens_per_step(self.config) / elapsed,
+            "tokens_per_second": tokens / self.clock.lap(),
         }
         log(trainer, self.folder, self.progress, step, metrics)
-        self.last_step, self.since = step, now
+        self.last_step = step
 
 
 class Validation(StepCallback):
@@ -109,9 +135,10 @@ class Validation(StepCallback):
         folder: RunFolder,
         interruption: Interruption,
         progress: Progress,
+        clock: Clock,
         job: Job,
     ) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
+        self.config, self.folder, self.progress, self.clock = config, folder, progress, clock
         self.evaluation = source.evaluations("validation")[0]
         self.interruption, self.job = interruption, job
         self.best_loss, self.best_step = float("inf"), 0
@@ -131,7 +158,8 @@ class Validation(StepCallback):
     def after_step(self, trainer: pl.Trainer, module: Training, step: int) -> None:
         settings = self.config.trainer
         self.due = step % settings.validate_every == 0 or step == settings.max_steps
-        self.validate(trainer, module, step)
+        with self.clock.paused():
+            self.validate(trainer, module, step)
 
     def make_up(self, trainer: pl.Trainer, module: Training) -> None:
         """Run the validation that the checkpoint says is due, if it says so."""
@@ -139,7 +167,8 @@ class Validation(StepCallback):
             # An earlier resume may have made it up too, and been killed before it could save.
             if self.job.first:
                 self.folder.cut_back(trainer.global_step, redo="val/loss")
-            self.validate(trainer, module, trainer.global_step)
+            with self.clock.paused():
+                self.validate(trainer, module, trainer.global_step)
 
     def validate(self, trainer: pl.Trainer, module: Training, step: int) -> None:
         if not self.due or self.job.any(self.interruption.requested):
@@ -190,9 +219,15 @@ class Checkpoints(StepCallback):
     """
 
     def __init__(
-        self, config: Config, folder: RunFolder, interruption: Interruption, job: Job
+        self,
+        config: Config,
+        folder: RunFolder,
+        interruption: Interruption,
+        clock: Clock,
+        job: Job,
     ) -> None:
         self.config, self.interruption, self.job = config, interruption, job
+        self.clock = clock
         self.folder: Path = folder.path / "checkpoints"
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -205,7 +240,8 @@ class Checkpoints(StepCallback):
             self.save_and_leave(trainer)
         settings = self.config.trainer
         if step % settings.checkpoint_every == 0 or step == settings.max_steps:
-            self.save(trainer)
+            with self.clock.paused():
+                self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
         if not self.job.first:

@@ -22,7 +22,7 @@ from gateloop.models.language_model import LanguageModel
 from gateloop.names import Precision
 from gateloop.names import Strategy as StrategyName
 from gateloop.training import checkpoint
-from gateloop.training.callbacks import Checkpoints, Metrics, Validation
+from gateloop.training.callbacks import Checkpoints, Clock, Metrics, Validation
 from gateloop.training.feed import Feed
 from gateloop.training.interruption import Interruption
 from gateloop.training.job import ALONE, Job
@@ -91,8 +91,10 @@ def fit(
     continue_curves(tracker, folder)
     bar = config.trainer.progress if job.first else False
     progress = Progress(config.trainer.max_steps, tokens_per_step(config), bar)
-    metrics = Metrics(config, folder, progress)
-    validation = Validation(config, source, folder, interruption, progress, job)
+    clock = Clock()
+    metrics = Metrics(config, folder, progress, clock)
+    validation = Validation(config, source, folder, interruption, progress, clock, job)
+    saving = Checkpoints(config, folder, interruption, clock, job)
     profile = [Profile(config, folder.path / "profile")] * (config.trainer.profile and job.first)
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -104,7 +106,7 @@ def fit(
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(config),
-        callbacks=[metrics, *profile, validation, Checkpoints(config, folder, interruption, job)],
+        callbacks=[metrics, *profile, validation, saving],
         logger=tracker or False,
         enable_checkpointing=False,
         enable_progress_bar=False,

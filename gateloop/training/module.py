@@ -40,6 +40,7 @@ class Training(pl.LightningModule):
         self.sums = torch.zeros(3)  # of this step and device: loss, scored targets, all targets
         self.step_loss = torch.zeros(())
         self.gradient_norm = torch.zeros(())
+        self.learning_rate = 0.0
 
     def configure_model(self) -> None:
         if self.unshared is not None:
@@ -97,6 +98,7 @@ class Training(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """From the mean over all targets, which every micro-batch has as many of, to the mean over
         the scored ones of the whole step: those of all its micro-batches on all devices."""
+        self.learning_rate = float(optimizer.param_groups[-1]["lr"])  # soon the next step's
         loss, scored, targets = self.job.sum(self.sums.cpu()).unbind()
         self.step_loss = loss / scored
         if scored != targets:
