@@ -116,11 +116,13 @@ class Training(pl.LightningModule):
 
     def describe_divergence(self) -> str:
         step = self.global_step + 1
+        clip = "trainer.gradient_clip"
+        clip = clip if self.config.trainer.gradient_clip else f"set {clip}"  # 0: no clipping
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
                 return (
                     f"training diverged at step {step}: the gradient of {name} is not finite "
-                    f"(loss {self.step_loss:.4g}); lower optimizer.lr or trainer.gradient_clip"
+                    f"(loss {self.step_loss:.4g}); lower optimizer.lr or {clip}"
                 )
         return (
             f"training diverged at step {step}: the gradient's norm overflows "

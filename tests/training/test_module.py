@@ -146,6 +146,22 @@ def test_divergence_names_the_parameter(monkeypatch: pytest.MonkeyPatch) -> None
         module.configure_gradient_clipping()
 
 
+@pytest.mark.parametrize(
+    ("limit", "remedy"),
+    [
+        ("0", "lower optimizer.lr or set trainer.gradient_clip"),
+        ("2", "lower optimizer.lr or trainer.gradient_clip"),
+    ],
+)
+def test_the_remedy_of_a_divergence(limit: str, remedy: str) -> None:
+    model = model_of(config())
+    module = Training(config(f"trainer.gradient_clip={limit}"), model)
+    model.head.bias.grad = torch.full_like(model.head.bias, float("nan"))
+    with pytest.raises(Diverged) as caught:
+        module.configure_gradient_clipping()
+    assert str(caught.value).endswith(f"; {remedy}")
+
+
 def test_divergence_in_the_last_update(tmp_path: Path) -> None:
     """Its gradient was finite, and no gradient follows that would tell."""
     with pytest.raises(Diverged, match="at step 1: the loss of its last validation is nan"):
