@@ -79,6 +79,14 @@ def save(folder: Path, kind: str, step: int, write: Callable[[Path], None]) -> C
     return kept
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what a process that was killed while it saved has left. Only under the run's lock:
+    another process's save looks the same while it lasts."""
+    with clear_disk_errors(folder):
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+
+
 def listing(folder: Path, kind: str) -> list[Checkpoint]:
     """Every checkpoint of a kind in ``folder``, oldest step first."""
     found = (Checkpoint(path) for path in folder.glob(f"{kind}-*-*.ckpt"))

@@ -62,7 +62,11 @@ def precision(config: Config, device: torch.device) -> plugins.Precision:
 
 
 def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
-    """The checkpoint to go on from, with the run's curves cut back to it."""
+    """The checkpoint to go on from, with the run's curves cut back to it.
+
+    Called with the run locked.
+    """
+    checkpoint.remove_half_written(folder.path / "checkpoints")
     resume = checkpoint.newest_intact(folder.path / "checkpoints", remove=True)
     folder.cut_back(resume.step if resume else -1)
     if resume:

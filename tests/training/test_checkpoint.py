@@ -57,6 +57,19 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
     assert names(tmp_path) == before
 
 
+def test_what_a_kill_left_half_written_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    settings = config()
+    train(settings, tmp_path)
+    folder = tmp_path / "run/checkpoints"
+    before = names(folder)
+    for name in (".step-00000003.4242.tmp", ".best-00000003.4242.tmp"):
+        (folder / name).write_bytes(b"half")
+    assert checkpoint.newest_intact(folder) is not None
+    assert len(names(folder)) == len(before) + 2, "who only reads may do so while another writes"
+    train(settings, tmp_path)
+    assert names(folder) == before
+
+
 def test_the_same_checkpoint_twice(tmp_path: Path) -> None:
     assert save(tmp_path, 1) == save(tmp_path, 1)
     assert len(names(tmp_path)) == 1
