@@ -115,7 +115,7 @@ def _value(hint: Any, value: Any, place: str) -> Any:
         return hint[value]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and is_number:
-        return float(value)
+        return value  # a whole number as it is: a key may take no other
     if hint is int and is_number and isinstance(value, int):
         return value
     if hint in (str, bool) and isinstance(value, hint):

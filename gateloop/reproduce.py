@@ -104,7 +104,7 @@ class Study:
         """The plan as far as what has ended decides it."""
         return plan(
             self.experiment,
-            self.archive.score(self.experiment),
+            self.archive.score,
             seeds=self.options.seeds,
             only=self.options.only,
             changes=self.options.changes,
@@ -114,7 +114,7 @@ class Study:
         """The plan of every row, whichever were asked for, and of all seeds that are known of."""
         return plan(
             self.experiment,
-            self.archive.score(self.experiment),
+            self.archive.score,
             seeds=sorted({*self.experiment.seeds, *(self.options.seeds or [])}),
             changes=self.options.changes,
         )

@@ -88,7 +88,7 @@ def write(
 
     Raises InputError where the folder cannot be written.
     """
-    score = archive.score(experiment)
+    score = archive.score
     cells = plan(experiment, score) if cells is None else cells
     archive.keep(cells)
     table = tabulate(experiment, cells, archive.outcome, score, load_reported(results))

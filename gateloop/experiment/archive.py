@@ -9,7 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gateloop.experiment.plan import Cell, Job, Score, key_of
+from gateloop.experiment.plan import Cell, Job, key_of
 from gateloop.experiment.record import (
     ENDED,
     FAILURE,
@@ -22,7 +22,7 @@ from gateloop.experiment.record import (
     read_json,
     run_folders,
 )
-from gateloop.experiment.schema import Experiment
+from gateloop.experiment.schema import TUNED_BY
 from gateloop.files import is_locked
 
 
@@ -159,16 +159,11 @@ class Archive:
                 fresh[name] = record
         return fresh
 
-    def score(self, experiment: Experiment) -> Score:
+    def score(self, job: Job) -> float | None:
         """The lowest of a trial's validations; None where it has not ended."""
-        metric = experiment.tuning.metric if experiment.tuning else ""
-
-        def lowest(job: Job) -> float | None:
-            outcome = self.outcome(job)
-            ended = outcome.state in (State.measured, State.diverged)
-            return outcome.record.lowest(metric) if ended and outcome.record else None
-
-        return lowest
+        outcome = self.outcome(job)
+        ended = outcome.state in (State.measured, State.diverged)
+        return outcome.record.lowest(TUNED_BY) if ended and outcome.record else None
 
     def keep(self, cells: list[Cell]) -> list[Record]:
         """Copy the ended runs that ``cells`` ask for among the records; the new ones.

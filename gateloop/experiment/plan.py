@@ -15,7 +15,7 @@ from gateloop.compose import compose
 from gateloop.config import Config
 from gateloop.draft import choose
 from gateloop.errors import InputError
-from gateloop.experiment.schema import Experiment, Panel, Row, Tuning
+from gateloop.experiment.schema import TUNED_BY, Experiment, Panel, Row, Tuning
 from gateloop.identity import identity
 
 
@@ -164,7 +164,7 @@ def _tune(
             return
         best = min(scores, key=lambda job: scores[job])
         if scores[best] == math.inf:
-            cell.failure = f"none of {len(scores)} trials has a finite {tuning.metric}"
+            cell.failure = f"none of {len(scores)} trials has a finite {TUNED_BY}"
             return
         if not extensions_left or not _extend(axes, best.setting, tuning):
             cell.chosen = best.setting
@@ -185,12 +185,18 @@ def _extend(axes: dict[str, list[float]], best: Setting, tuning: Tuning) -> bool
         return False
     axis, value = axes[tuning.extend], dict(best.point)[tuning.extend]
     if value == axis[0]:
-        axis.insert(0, float(f"{value / tuning.factor:.6g}"))
+        axis.insert(0, _like(value, value / tuning.factor))
     elif value == axis[-1]:
-        axis.append(float(f"{value * tuning.factor:.6g}"))
+        axis.append(_like(value, value * tuning.factor))
     else:
         return False
     return True
+
+
+def _like(old: float, new: float) -> float:
+    """``new`` to six digits; a whole number beside a whole one, for a key that takes no other."""
+    new = float(f"{new:.6g}")
+    return int(new) if isinstance(old, int) and new.is_integer() else new
 
 
 @cache

@@ -68,11 +68,13 @@ class Record:
         return float(value) if _is_finite(value) else None
 
     def lowest(self, name: str) -> float:
-        """The lowest value of a validation's metric; infinity where it diverged or has none."""
+        """The lowest value of a validation's metric after the first step; infinity where the run
+        diverged or has none."""
         if not self.finished:
             return math.inf
-        values = self.content.get("curves", {}).get(name, {}).get("values", [])
-        return min((v for v in values if _is_finite(v)), default=math.inf)
+        curve = (self.content.get("curves") or {}).get(name, {"steps": [], "values": []})
+        points = zip(curve["steps"], curve["values"], strict=True)
+        return min((v for step, v in points if step and _is_finite(v)), default=math.inf)
 
 
 def load_records(folder: Path) -> tuple[list[Record], list[str]]:

@@ -26,6 +26,7 @@ from gateloop.draft import choose, shipped_file
 from gateloop.errors import InputError
 
 FOLDER = "experiments"
+TUNED_BY = "val/loss"  # the metric whose lowest value chooses among trials
 
 
 class Best(Enum):
@@ -74,13 +75,12 @@ class Row:
 class Tuning:
     """The same trials for every row: the product of ``grid`` and the row's variants, by one seed.
 
-    The setting with the lowest ``metric`` over a trial's validations is run with all seeds. While
+    The setting with the lowest TUNED_BY over a trial's validations is run with all seeds. While
     it lies on an edge of the axis ``extend``, that axis grows by ``factor``, at most ``times``.
     """
 
     grid: dict[str, list[float]]
     overrides: list[str] = field(default_factory=list)
-    metric: str = "val/loss"
     seed: int = 0
     extend: str | None = None
     factor: float = 2.0
@@ -168,3 +168,5 @@ def _check(experiment: Experiment) -> None:
         )
     if tuning.extend is not None and tuning.factor <= 1:
         raise InputError(f"tuning.factor: {tuning.factor:g}; must be above 1")
+    if tuning.times < 0:
+        raise InputError(f"tuning.times: {tuning.times}; must be 0 or more")

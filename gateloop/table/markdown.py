@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from gateloop.experiment.archive import State
+from gateloop.experiment.schema import TUNED_BY
 from gateloop.table.content import Line, Part, Table, Trial
 from gateloop.table.words import heads, legend, published, sources, text
 
@@ -113,7 +114,7 @@ def _trials(table: Table) -> list[str]:
         ]
     rows = _without_empty_columns(rows)
     about = (
-        f"The lowest {tuning.metric} of each trial, by seed {tuning.seed}; bold: what the final "
+        f"The lowest {TUNED_BY} of each trial, by seed {tuning.seed}; bold: what the final "
         "runs took."
     )
     return ["## Trials", about, *_folded(rows, f"{len(trials)} trials")]

@@ -9,7 +9,7 @@ import pytest
 from gateloop.experiment.archive import Archive, Runs, State
 from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.record import FAILURE, Record, keep
-from gateloop.experiment.schema import Column, Experiment, Row, Tuning
+from gateloop.experiment.schema import Column, Experiment, Row
 from gateloop.identity import identity, run_id
 
 EXPERIMENT = Experiment(
@@ -148,11 +148,9 @@ def test_fetched_records_are_runs_as_well(tmp_path: Path, cells: list[Cell], job
 
 
 def test_a_trials_score(tmp_path: Path, job: Job) -> None:
-    tuning = Tuning({"optimizer.lr": [0.1]})
-    tuned = Experiment("T", "p", EXPERIMENT.columns, EXPERIMENT.rows, tuning=tuning)
     curve = {"val/loss": {"steps": [1, 2], "values": [0.3, 0.2]}}
     records = tmp_path / "records"
     keep(content(job, curves=curve), records)
-    assert Archive(tmp_path, tmp_path / "none").score(tuned)(job) == 0.2
+    assert Archive(tmp_path, tmp_path / "none").score(job) == 0.2
     keep(content(job, curves=curve, data="another"), records)
-    assert Archive(tmp_path, tmp_path / "none").score(tuned)(job) is None
+    assert Archive(tmp_path, tmp_path / "none").score(job) is None

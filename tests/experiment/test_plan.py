@@ -1,12 +1,13 @@
 """What an experiment wants to run, as far as what has run decides it."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from gateloop.errors import InputError
 from gateloop.experiment.plan import Job, Setting, Stage, merged, plan
-from gateloop.experiment.schema import Column, Experiment, Panel, Row, Tuning
+from gateloop.experiment.schema import Column, Experiment, Panel, Row, Tuning, load_experiment
 
 COLUMNS = [Column("test/accuracy", "accuracy")]
 ROWS = [Row("GateLoop", ["model=gateloop"]), Row("GRU", ["model=gru"])]
@@ -103,6 +104,19 @@ def test_an_edge_is_extended_until_the_best_lies_inside() -> None:
     assert [job.seed for job in final] == [1, 2]
     assert final[0].config.optimizer.lr == 1.0 and final[0].config.model.d_model == 16
     assert final[0].config.trainer.max_steps != 5  # that is the trials'
+
+
+def test_a_whole_number_of_the_grid_stays_one(tmp_path: Path) -> None:
+    """A key such as model.layers takes no other."""
+    path = tmp_path / "whole.yaml"
+    path.write_text(
+        "title: T\nprediction: p\ncolumns: [{metric: test/accuracy, title: accuracy}]\n"
+        "rows: [{label: GateLoop}]\n"
+        "tuning: {grid: {model.layers: [1, 2]}, extend: model.layers, times: 1}\n"
+    )
+    (cell,) = plan(load_experiment(str(path)), lambda job: -job.config.model.layers)
+    assert [job.config.model.layers for job in cell.trials] == [1, 2, 4]
+    assert cell.final[0].arguments == ("model.layers=4", "seed=0")
 
 
 def test_extensions_end() -> None:

@@ -71,7 +71,8 @@ def test_what_is_no_finite_number_is_no_metric(value: object) -> None:
 
 
 def test_the_lowest_of_a_curve() -> None:
-    curve = {"steps": [1, 2, 3, 4], "values": [0.5, math.nan, None, 0.25]}
+    """After the first step: what the initial weights give is no result of training."""
+    curve = {"steps": [0, 1, 2, 3, 4], "values": [0.2, 0.5, math.nan, None, 0.25]}
     record = Record(Path(), {**GOOD, "curves": {"val/loss": curve}})
     assert record.lowest("val/loss") == 0.25
     assert record.lowest("val/accuracy") == math.inf

@@ -63,6 +63,11 @@ TUNING = {"grid": {"optimizer.lr": [1e-3, 1e-2]}}
         ({"tuning": {"grid": {"optimizer.lr": []}}}, r"tuning\.grid\.optimizer\.lr: empty"),
         ({"tuning": {**TUNING, "extend": "optimizer.lrr"}}, "tuning.extend: optimizer.lrr is no"),
         ({"tuning": {**TUNING, "extend": "optimizer.lr", "factor": 1}}, "must be above 1"),
+        ({"tuning": {**TUNING, "times": -1}}, "tuning.times: -1; must be 0 or more"),
+        (  # all is tuned by val/loss: the lowest accuracy would be the worst
+            {"tuning": {**TUNING, "metric": "val/accuracy"}},
+            "tuning.metric: no such key; there are grid, overrides, seed, extend",
+        ),
     ],
 )
 def test_a_contradiction_is_one_line(tmp_path: Path, changes: dict, message: str) -> None:

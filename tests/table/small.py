@@ -162,7 +162,7 @@ def _open_run(runs: Path, job: Job) -> list[int]:
 
 def table_of(experiment: Experiment, folder: Path) -> Table:
     archive = Archive(folder / "results" / experiment.name, folder / "runs")
-    score = archive.score(experiment)
+    score = archive.score
     cells = plan(experiment, score)
     archive.keep(cells)
     return tabulate(experiment, cells, archive.outcome, score, load_reported(folder / "results"))

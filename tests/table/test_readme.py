@@ -26,7 +26,7 @@ def table(tmp_path):  # type: ignore[no-untyped-def]
 
     archive = Archive(tmp_path / "results/mine", tmp_path / "runs")
     number = Reported("alone", "test/perplexity", 18.5, "Hybrid H3", "a paper")
-    score = archive.score(EXPERIMENT)
+    score = archive.score
     cells = plan(EXPERIMENT, score)
     return tabulate(EXPERIMENT, cells, archive.outcome, score, {"alone": {number.metric: number}})
 

@@ -54,14 +54,14 @@ def test_a_number_of_another_task_has_no_difference(tmp_path: Path, comparable: 
     columns = [Column("test/accuracy", "accuracy", digits=2)]
     experiment = Experiment("T", "p", columns, [Row("a", reported="there")], name="mine")
     archive = Archive(tmp_path, tmp_path / "runs")
-    cells = plan(experiment, archive.score(experiment))
+    cells = plan(experiment, archive.score)
     record = Record(tmp_path, {"metrics": {"test/accuracy": 0.5}, "status": "finished"})
     there = Reported("there", "test/accuracy", 0.2, "M", "a paper", comparable=comparable)
     table = tabulate(
         experiment,
         cells,
         lambda _: Outcome(State.measured, record),
-        archive.score(experiment),
+        archive.score,
         {"there": {there.metric: there}},
     )
     (line,) = table.lines
