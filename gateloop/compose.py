@@ -68,6 +68,30 @@ def compose(argv: list[str]) -> Config:
     return config
 
 
+# What the command that starts runs decides for all of them: it looks for a run where it put it,
+# and takes one that ended for one that was run.
+_OF_THE_COMMAND = {
+    "runs_dir": "give --runs-dir to the command",
+    "dry_run": "give --dry-run to the command",
+    "rerun": "delete a run's folder to do it again",
+}
+
+
+def compose_started(argv: list[str]) -> Config:
+    """The config of a run that another command starts, which says itself where and whether it runs.
+
+    Raises InputError where an argument says so too, and as ``compose`` does.
+    """
+    for argument in argv:
+        key, _, text = argument.partition("=")
+        if key in _OF_THE_COMMAND:
+            raise InputError(
+                f"{key}={shorten(text)}: not for a run that a command starts; leave it out, or "
+                f"{_OF_THE_COMMAND[key]}"
+            )
+    return compose(argv)
+
+
 # -- groups ------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from gateloop.compose import compose
+from gateloop.compose import compose_started
 from gateloop.config import Config
 from gateloop.draft import choose
 from gateloop.errors import InputError
@@ -201,7 +201,7 @@ def _like(old: float, new: float) -> float:
 
 @cache
 def _composed(arguments: tuple[str, ...]) -> tuple[Config, dict[str, Any]]:
-    config = compose(list(arguments))
+    config = compose_started(list(arguments))
     return config, identity(config)
 
 

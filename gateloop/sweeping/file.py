@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gateloop.compose import compose, parse
+from gateloop.compose import compose_started, parse
 from gateloop.config import Config
 from gateloop.document import load
 from gateloop.draft import choose, shipped_file
@@ -123,7 +123,7 @@ class Sweep:
 
     def config(self, values: dict[str, Any]) -> Config:
         """The run of ``values``. Raises InputError where it does not compose."""
-        return compose(self.arguments(values))
+        return compose_started(self.arguments(values))
 
     def points(self) -> list[dict[str, Any]]:
         """Every setting of a grid. Raises InputError where there are too many."""

@@ -164,7 +164,7 @@ class Local:
             summary = {}
         if summary.get("status") == "diverged":
             return Outcome.diverged, None
-        if end.code != FINISHED:
+        if end.code != FINISHED or summary.get("status") != "finished":
             return Outcome.failed, None
         finite = [value for value in opened.seen[1:] if abs(value) < float("inf")]
         if not finite:

@@ -62,6 +62,24 @@ def test_what_does_not_compose_names_its_place() -> None:
         plan(wrong, not_run)
 
 
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("runs_dir=elsewhere", "give --runs-dir to the command"),
+        ("dry_run=true", "give --dry-run to the command"),
+        ("rerun=true", "delete a run's folder"),
+    ],
+)
+def test_where_and_whether_runs_are_made_is_the_commands(override: str, remedy: str) -> None:
+    message = (
+        f"GateLoop: {override}: not for a run that a command starts; leave it out, or {remedy}"
+    )
+    with pytest.raises(InputError, match=message):
+        plan(experiment(overrides=[override]), not_run)
+    with pytest.raises(InputError, match=message):
+        plan(experiment(), not_run, changes=[override])
+
+
 # -- tuning ------------------------------------------------------------------------------
 
 TUNING = Tuning(

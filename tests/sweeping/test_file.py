@@ -39,6 +39,7 @@ from tests.sweeping.small import RATE, content, write
         ({"model.heads": {"values": [1, None]}}, "null cannot be handed to a run"),
         ({"optimizer.lr": {"vlaues": [0.1]}}, "vlaues: no such key; did you mean values?"),
         ({"optimizer.lr": {"value": 0.1}}, "parameters: nothing is varied"),
+        ({"rerun": {"values": [True, False]}}, "rerun=True: not for a run that a command starts"),
     ],
 )
 def test_a_wrong_parameter(tmp_path: Path, varied: dict[str, Any], message: str) -> None:
@@ -112,6 +113,8 @@ def test_a_change_of_what_is_run_makes_another_sweep(tmp_path: Path) -> None:
     assert load_sweep(path, ["data.length=16"]).name == changed.name
     with pytest.raises(InputError, match=r"did you mean data\.length\?"):
         load_sweep(path, ["data.lenght=16"])
+    with pytest.raises(InputError, match=r"runs_dir=x: .*leave it out, or give --runs-dir"):
+        load_sweep(path, ["runs_dir=x"])
 
 
 def test_what_an_agent_hands_over_is_what_is_checked(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from gateloop.experiment.workers import Ended
 from gateloop.files import is_locked
 from gateloop.identity import run_id
 from gateloop.sweep import main
 from gateloop.sweeping.file import load_sweep
 from gateloop.sweeping.journal import OUTCOME, Study
-from gateloop.sweeping.local import validations
+from gateloop.sweeping.local import Local, Open, validations
+from gateloop.sweeping.outcome import Outcome
 from tests.sweeping.small import command, environment, run, write
 
 WORKERS = str(min(2, len(os.sched_getaffinity(0))))
@@ -169,6 +171,19 @@ def test_two_values_that_do_not_go_together(
     assert not holders(tmp_path) and summaries(tmp_path) == 0
     assert main(["small.yaml", "--local", "--count=1"]) == 1  # it stays so, and is said again
     assert "optimizer.warmup_steps=3 is greater than trainer.max_steps=2" in capsys.readouterr().err
+
+
+def test_an_exit_without_a_result_is_no_divergence(tmp_path: Path) -> None:
+    """A run that ended well and left no summary where it was looked for."""
+    sweep = load_sweep(str(write(tmp_path)))
+    study = Study(sweep, tmp_path / "runs")
+    trial = study.claim(1)
+    assert trial is not None
+    local = Local(sweep, study, tmp_path / "runs", 1)
+    task = local._task(trial)
+    ended = Ended(task, code=0, seconds=1.0)
+    assert local._outcome(Open(trial, task), ended, stopped=False) == (Outcome.failed, None)
+    study.close()
 
 
 def test_validations_so_far(tmp_path: Path) -> None:
