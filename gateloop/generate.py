@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateloop.models.language_model import LanguageModel
     from gateloop.models.time_mixer import State
 
+COLDEST = 1e-45  # what is below is 0 in float32
 PREFILL = 1024  # prompt tokens read at once; the state between two pieces is all that is kept
 
 
@@ -72,7 +73,7 @@ def sample(logits_V: Tensor, options: argparse.Namespace, generator: Generator) 
     """One token from logits (vocabulary,), by temperature, then top-k, then top-p."""
     import torch
 
-    if options.temperature == 0:
+    if options.temperature < COLDEST:
         return int(logits_V.argmax())
     # Their differences alone count; the largest at 0 stays finite at any temperature.
     logits_V = (logits_V.float() - logits_V.max().float()) / options.temperature

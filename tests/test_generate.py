@@ -78,6 +78,8 @@ LOGITS = [math.log(p) for p in (0.05, 0.4, 0.15, 0.3, 0.1)]
 def test_temperature() -> None:
     assert seen(LOGITS, options("--temperature", "0"), 20) == {1: 1.0}
     assert seen(LOGITS, options("--temperature", "1e-45"), 20) == {1: 1.0}
+    for cold in ("1e-46", "1e-60", "1e-320"):
+        assert seen(LOGITS, options("--temperature", cold), 20) == {1: 1.0}
     warm = seen(LOGITS, options(), 4000)
     for token, logit in enumerate(LOGITS):
         assert abs(warm[token] - math.exp(logit)) < 0.04

@@ -98,7 +98,7 @@ def _fetched(name: str, how: str) -> dict[str, Iterable[str]]:
         loaded = datasets.load_dataset(
             HUB, HUB_CONFIG[name], download_config=datasets.DownloadConfig(max_retries=1)
         )
-        return {split: _texts(loaded[split]) for split in SPLITS}
+        return {split: _texts(loaded[split], HUB) for split in SPLITS}
     except Exception as error:  # datasets, its hub client and its transport raise what they like
         raise InputError(f"cannot fetch data={name} ({hub.reason(error)}); {how}") from error
 
@@ -130,7 +130,7 @@ def _saved(folder: Path) -> dict[str, Iterable[str]]:
     datasets = _datasets("give data.path the text files")
     try:
         loaded = datasets.load_from_disk(str(folder))
-        return {split: _texts(loaded[split]) for split in SPLITS}
+        return {split: _texts(loaded[split], folder) for split in SPLITS}
     except Exception as error:
         raise _not_a_dataset(folder, error) from error
 
@@ -145,22 +145,33 @@ def _parquet(files: dict[str, list[Path]]) -> dict[str, Iterable[str]]:
         for path in paths:
             try:
                 for batch in ParquetFile(path).iter_batches(columns=["text"]):
-                    yield from batch.column(0).to_pylist()
+                    yield from _strings(batch.column(0).to_pylist())
             except Exception as error:
                 raise _not_a_dataset(path, error) from error
 
     return {split: rows(paths) for split, paths in files.items()}
 
 
-def _not_a_dataset(path: Path, error: Exception) -> InputError:
+def _not_a_dataset(path: Path | str, error: Exception) -> InputError:
     return InputError(
         f"{path} is not WikiText as a dataset with a column text ({hub.reason(error)})"
     )
 
 
-def _texts(split: Any) -> Iterator[str]:
-    for batch in split.iter(batch_size=10_000):
-        yield from batch["text"]
+def _texts(split: Any, where: Path | str) -> Iterator[str]:
+    try:
+        for batch in split.iter(batch_size=10_000):
+            yield from _strings(batch["text"])
+    except Exception as error:
+        raise _not_a_dataset(where, error) from error
+
+
+def _strings(rows: Iterable[Any]) -> Iterator[str]:
+    """The rows as they are. Raises TypeError where one is no text."""
+    for row in rows:
+        if not isinstance(row, str):
+            raise TypeError(f"{type(row).__name__} in place of a text")
+        yield row
 
 
 def _datasets(otherwise: str) -> Any:

@@ -77,6 +77,15 @@ def test_gpt2_counts_of_whole_files(shared_data, official, tmp_path, folder, nam
     assert {split: info[split]["tokens"] for split in expected} == expected
 
 
+def test_gpt2_files_with_the_line_ends_of_another_system(shared_data, official, tmp_path):
+    for name in gpt2.FILES[0]:
+        content = (shared_data / "gpt2" / name).read_bytes()
+        (tmp_path / name).write_bytes(content.replace(b"\n", b"\r\n"))
+    found = gpt2.from_folder(tmp_path)
+    assert found.fingerprint == official.fingerprint
+    assert found.encode(TEXT).tolist() == official.encode(TEXT).tolist()
+
+
 def test_gpt2_count_of_tinyshakespeare(shared_data, official):
     text = (shared_data / "tinyshakespeare" / "input.txt").read_text()
     ids = official.encode(text)
@@ -283,6 +292,10 @@ def test_wrong_tokenizer_paths(tmp_path):
     assert "does not hold a byte-level BPE" in refused(tmp_path, tokenizer_path=str(folder))
     (folder / "encoder.json").write_text(json.dumps({"a": 0, "b": 2}))
     assert "gaps" in refused(tmp_path, tokenizer_path=str(folder))
+    (folder / "encoder.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2}))
+    (folder / "vocab.bpe").write_text("a b\na c\n")
+    said = refused(tmp_path, tokenizer_path=str(folder))
+    assert said.startswith(str(folder)) and "the merge a c needs a token c" in said
     (folder / "encoder.json").write_bytes(b"\xff")
     assert "not valid UTF-8" in refused(tmp_path, tokenizer_path=str(folder))
 

@@ -91,6 +91,25 @@ def test_parquet_in_several_files(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+@pytest.mark.parametrize("column", [[None, None], [1, 2], [b"a", b"b"], [" = One = ", None]])
+@pytest.mark.parametrize("saved", [False, True], ids=["parquet", "saved"])
+def test_a_column_that_is_no_text(tmp_path, column, saved):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "wiki"
+    folder.mkdir()
+    columns = {name: datasets.Dataset.from_dict({"text": column}) for name in TEXTS}
+    if saved:
+        datasets.DatasetDict(columns).save_to_disk(str(folder))
+    else:
+        for name, table in columns.items():
+            table.to_parquet(str(folder / f"{name}-0.parquet"))
+    with pytest.raises(
+        InputError, match=r"is not WikiText as a dataset .*in place of a text"
+    ) as raised:
+        locate(config(folder, tmp_path / "cache"))
+    assert str(raised.value).startswith(str(folder)) and "\n" not in str(raised.value)
+
+
 def test_fetched_through_datasets_and_then_kept(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     asked = []

@@ -32,12 +32,16 @@ class GPT2Tokenizer(Tokenizer):
             self.vocabulary: dict[str, int] = json.loads(encoder)
             pairs = [
                 tuple(line.split(" "))
-                for line in merges.split("\n")
+                for line in merges.splitlines()  # whichever line ends it was saved with
                 if line and not line.startswith("#version")
             ]
             ids = sorted(self.vocabulary.values())
             if ids != list(range(len(ids))) or any(len(pair) != 2 for pair in pairs):
                 raise ValueError("ids or merges have gaps")
+            for pair in pairs:
+                for token in (*pair, "".join(pair)):
+                    if token not in self.vocabulary:
+                        raise ValueError(f"the merge {' '.join(pair)} needs a token {token}")
             letters = _letters()
             self.bytes = {
                 token: text.encode() if text == END else bytes(letters[c] for c in text)
