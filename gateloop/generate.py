@@ -151,6 +151,8 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     from itertools import islice
 
+    from gateloop.config import TextConfig
+    from gateloop.data import encode_prompt
     from gateloop.loading import load
     from gateloop.recurrence.memory import keep_freed_pages
 
@@ -158,7 +160,9 @@ def main(argv: list[str]) -> int:
     model, tokenizer, config = load(options.run)
     if tokenizer is None:
         raise InputError(f"{options.run} was trained on {config.data.name}, which is no text")
-    prompt = [int(token) for token in tokenizer.encode(options.prompt)]
+    assert isinstance(config.data, TextConfig)
+    read = encode_prompt(tokenizer, options.prompt, config.data.line_end)
+    prompt = [int(token) for token in read]
     if not prompt:
         raise InputError(f"--prompt {options.prompt!r}: no {tokenizer.name} token; give more text")
     # the last token is written and not read

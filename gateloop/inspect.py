@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateloop.command import Parser, run_command
-from gateloop.config import Config, MemoryHorizonConfig
+from gateloop.config import Config, MemoryHorizonConfig, TextConfig
 from gateloop.errors import FINISHED, InputError
 from gateloop.files import clear_disk_errors, write_bytes_atomic
 from gateloop.generate import is_text
@@ -156,7 +156,8 @@ def main(argv: list[str]) -> int:
     if tokenizer is None:
         subject = subjects.sample(tests[0], options.sample or 0)
     else:
-        subject = subjects.text(tokenizer, options.text)
+        assert isinstance(config.data, TextConfig)
+        subject = subjects.text(tokenizer, options.text, config.data.line_end)
     layers = observe(model, subject.tokens_BL)
     channels = describe(layers, subject)
     found: list[Effect] = []

@@ -327,6 +327,30 @@ def test_output(text_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert first == "the ä" + tokenizer.decode(drawn) + "\n"
 
 
+@pytest.fixture(scope="module")
+def marked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained on lines that a mark, token 256, follows."""
+    return train_on_text(tmp_path_factory.mktemp("marked"), "data.line_end=end_of_text")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [([], [256]), (["--prompt", "a\n\nb\nc"], [97, 10, 256, 98, 10, 256, 99])],
+)
+def test_the_prompt_of_a_run_on_marked_lines(
+    given: list[str], read: list[int], marked_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+
+    def watched(*arguments: Any) -> Any:
+        seen.append(arguments[1])
+        return tokens(*arguments)
+
+    monkeypatch.setattr(generate, "tokens", watched)
+    assert generate.main([str(marked_run), "--tokens", "3", *given]) == 0
+    assert seen == [read]
+
+
 def test_the_page_loads_a_run(text_run: Path, root: Path) -> None:
     page = (root / "docs/model.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n([^`]*gateloop\.load[^`]*)```", page)

@@ -13,7 +13,7 @@ from gateloop.config import DataConfig, MemoryHorizonConfig, TextConfig
 from gateloop.data.batching import IGNORE, Batch, Evaluation
 from gateloop.data.memory_horizon import MemoryHorizon, horizon
 from gateloop.data.text_source import TextSource, find_corpus, text_fingerprint
-from gateloop.data.tokenizers import Tokenizer, load_tokenizer
+from gateloop.data.tokenizers import Tokenizer, encode_prompt, load_tokenizer
 from gateloop.errors import InputError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Evaluation",
     "Source",
     "Tokenizer",
+    "encode_prompt",
     "fingerprint",
     "horizon",
     "load_tokenizer",

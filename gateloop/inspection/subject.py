@@ -7,9 +7,10 @@ from itertools import islice
 
 import numpy as np
 
-from gateloop.data import Evaluation, Tokenizer
+from gateloop.data import Evaluation, Tokenizer, encode_prompt
 from gateloop.data.memory_horizon import MODULUS, RESET, VALUES
 from gateloop.errors import InputError
+from gateloop.names import LineEnd
 
 POPULATION = 64  # test samples of Memory Horizon from which a channel's numbers are taken
 MOST_TOKENS = 8192  # of a text: everything is kept for every channel
@@ -44,9 +45,12 @@ def sample(test: Evaluation, index: int) -> Subject:
     return Subject(np.concatenate([shown_L[None], others_BL]), labels, RESET, VALUES, MODULUS)
 
 
-def text(tokenizer: Tokenizer, given: str) -> Subject:
-    """InputError where the text is no token, or too long to keep everything."""
-    tokens_L = tokenizer.encode(given).astype(np.int64)
+def text(tokenizer: Tokenizer, given: str, line_end: LineEnd = LineEnd.newline) -> Subject:
+    """A text's tokens, its lines marked as the run's training text was by ``line_end``.
+
+    InputError where the text is no token, or too long to keep everything.
+    """
+    tokens_L = encode_prompt(tokenizer, given, line_end).astype(np.int64)
     if not len(tokens_L):
         raise InputError(f"--text {given!r}: no {tokenizer.name} token; give more text")
     if len(tokens_L) > MOST_TOKENS:
@@ -56,4 +60,7 @@ def text(tokenizer: Tokenizer, given: str) -> Subject:
 
 
 def _visible(token: str) -> str:
+    """What is shown of a token; the mark after a line, which stands for no text, has a sign."""
+    if not token:
+        return "¶"
     return "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in token)

@@ -157,6 +157,27 @@ def test_marks_stand_after_lines(official, pieces_model):
     assert END_OF_TEXT not in TEXT
 
 
+@pytest.mark.parametrize(
+    ("prompt", "marked"),
+    [
+        ("a b", "a b"),
+        ("a b\n", f"a b\n{END_OF_TEXT}"),
+        (" \na\n\nb\n c", f"a\n{END_OF_TEXT}b\n{END_OF_TEXT} c"),
+        ("\n", END_OF_TEXT),
+        (" \n\n", END_OF_TEXT),
+    ],
+)
+def test_a_prompt_is_read_as_its_lines_were_in_training(official, pieces_model, prompt, marked):
+    for tokenizer in (official, pieces_model, ByteTokenizer(marks=True)):
+        expected = tokenizer.encode(marked).tolist()
+        assert made.encode_prompt(tokenizer, prompt, LineEnd.end_of_text).tolist() == expected
+        plain = made.encode_prompt(tokenizer, prompt, LineEnd.newline)
+        assert plain.tolist() == tokenizer.encode(prompt).tolist()
+    word = WordTokenizer(["a", "b", "c"], "")
+    expected = word.encode(marked.replace(END_OF_TEXT, "") or "\n").tolist()
+    assert made.encode_prompt(word, prompt, LineEnd.end_of_text).tolist() == expected
+
+
 def test_words_and_unknown_words():
     words = vocabulary(Counter("b a a <unk> c b d".split()))
     assert words == ["a", "b", "c", "d"]

@@ -10,6 +10,7 @@ from gateloop.data.memory_horizon import RESET, draw
 from gateloop.data.tokenizers.byte import ByteTokenizer
 from gateloop.errors import InputError
 from gateloop.inspection import subject
+from gateloop.names import LineEnd
 from tests.training.small import config
 
 
@@ -37,6 +38,12 @@ def test_a_text() -> None:
     assert found.tokens_BL.tolist() == [list("a b\n$é".encode())]
     assert found.labels == ["a", "␣", "b", "\\n", "$", "�", "�"]
     assert found.counted_BL.all() and found.modulus is found.reset is None
+
+
+def test_a_text_of_marked_lines() -> None:
+    found = subject.text(ByteTokenizer(True), "a\n\nb", LineEnd.end_of_text)
+    assert found.tokens_BL.tolist() == [[97, 10, 256, 98]]
+    assert found.labels == ["a", "\\n", "¶", "b"]
 
 
 def test_a_text_that_is_too_long() -> None:

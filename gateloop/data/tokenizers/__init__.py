@@ -7,17 +7,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gateloop.config import TextConfig
 from gateloop.data import words
 from gateloop.data.cache import digest, keep, recall
-from gateloop.data.corpus import Corpus, missing, readable
+from gateloop.data.corpus import Corpus, last_line, mark_lines, missing, readable
 from gateloop.data.tokenizers import gpt2, sentencepiece, word
 from gateloop.data.tokenizers.base import Tokenizer
 from gateloop.data.tokenizers.byte import ByteTokenizer
 from gateloop.errors import InputError
 from gateloop.names import LineEnd, TokenizerName
 
-__all__ = ["Tokenizer", "load_tokenizer", "make_tokenizer", "tokenizer_fingerprint"]
+__all__ = [
+    "Tokenizer",
+    "encode_prompt",
+    "load_tokenizer",
+    "make_tokenizer",
+    "tokenizer_fingerprint",
+]
 
 KINDS: dict[str, type[Any]] = {
     "gpt2": gpt2.GPT2Tokenizer,
@@ -80,6 +88,18 @@ def _words(config: TextConfig, corpus: Corpus, cache: Path) -> Tokenizer:
         kept = word.vocabulary(words.count(corpus.splits["train"]))
         keep(path, kept, what)
     return word.WordTokenizer(kept, fingerprint)
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, line_end: LineEnd) -> np.ndarray:
+    """Ids of a text to go on from, (tokens,): its complete lines are marked as in training.
+
+    Blank lines alone, which training leaves out, are the end of a line before them.
+    """
+    if line_end is LineEnd.newline:
+        return tokenizer.encode(text)
+    begun = last_line(text)
+    marked = mark_lines(text[:begun]) + text[begun:]
+    return tokenizer.encode(marked) if marked else np.array([tokenizer.end_of_text])
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
