@@ -99,7 +99,7 @@ class S4(TimeMixer):
         state_BDN = None if state is None else state[0].to(self._real)
         with torch.autocast(x_BLD.device.type, enabled=False):
             u_BLD = x_BLD.to(self._real)
-            if run is ModeName.convolution:
+            if run is ModeName.convolution and len(u_BLD):  # there is no FFT of an empty batch
                 y_BLD, last_BDN = self._convolution(u_BLD, state_BDN)
             else:
                 y_BLD, last_BDN = self._recurrent(u_BLD, state_BDN, reset)

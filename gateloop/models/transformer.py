@@ -197,7 +197,8 @@ def _attend_fading(
     """
     length, known = q_BHLK.shape[2], k_BHMK.shape[2]
     dtype = torch.float64 if q_BHLK.dtype == torch.float64 else torch.float32
-    rows_at_once = max(ROWS, BUDGET // (q_BHLK.shape[0] * q_BHLK.shape[1] * known))
+    row = max(1, q_BHLK.shape[0]) * q_BHLK.shape[1] * known  # of an empty batch, too
+    rows_at_once = max(ROWS, BUDGET // row)
     blocks = []
     with torch.autocast(q_BHLK.device.type, enabled=False):
         q_BHLK, k_BHMK, v_BHMK = (t.to(dtype) for t in (q_BHLK, k_BHMK, v_BHMK))

@@ -144,6 +144,37 @@ def test_handing_the_state_over_changes_nothing(label: str, mode: ModeName) -> N
                 assert far(found, right) <= 1e-10
 
 
+@every_mode
+def test_an_empty_batch(label: str, mode: ModeName) -> None:
+    """An empty result with the state of none, and gradients that are zero."""
+    layer = mixer(label)
+    x_BLD = noise(0, LENGTH, WIDTH).requires_grad_()
+    y_BLD, state = layer(x_BLD, mode=mode)
+    more_BLD, state = layer(x_BLD, state, mode=mode)
+    assert y_BLD.shape == more_BLD.shape == x_BLD.shape
+    expected = layer(noise(1, LENGTH, WIDTH), mode=mode)[1]
+    assert [part.shape[1:] for part in layer(x_BLD, mode=mode)[1]] == [
+        part.shape[1:] for part in expected
+    ]
+    assert [len(part) for part in state] == [0] * len(state)
+    weighted((y_BLD, more_BLD, *state)).backward()
+    for parameter in layer.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+
+
+@every_model
+def test_float64_as_the_default(label: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        name, options = VARIANTS[label]
+        layer = time_mixing(MODELS[name].config(name=name, d_model=WIDTH, layers=2, **options))()
+        y_BLD, _ = layer(noise(BATCH, LENGTH, WIDTH))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.float64}
+    assert y_BLD.dtype == torch.float64
+
+
 @pytest.mark.parametrize(("label", "mode"), ABLE_TO_RESET)
 def test_packed_sequences_are_as_if_apart(label: str, mode: ModeName) -> None:
     layer, x_BLD = mixer(label), noise(BATCH, LENGTH, WIDTH)
