@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 from gateloop import derived
 from gateloop.baseline_config import TransformerConfig
-from gateloop.config import Config, MemoryHorizonConfig, TextConfig
+from gateloop.config import Config, MemoryHorizonConfig, OptimizerConfig, TextConfig
 from gateloop.errors import InputError
-from gateloop.names import ModeName, Protocol, Strategy, TokenizerName, TrackerName
+from gateloop.names import ModeName, Protocol, Schedule, Strategy, TokenizerName, TrackerName
 from gateloop.registry import MODELS, model_entry
 
 
@@ -168,4 +168,11 @@ def _check_schedule(config: Config) -> None:
         raise InputError(
             f"optimizer.warmup_steps={warmup} is greater than trainer.max_steps={steps}; "
             f"take at most {steps}"
+        )
+    final = config.optimizer.final_lr_factor
+    constant = config.optimizer.schedule is Schedule.constant
+    if constant and final != OptimizerConfig.final_lr_factor:  # the same run under another id
+        raise InputError(
+            f"optimizer.final_lr_factor={final:g}: has no meaning under "
+            "optimizer.schedule=constant; take optimizer.schedule=cosine, or leave it out"
         )

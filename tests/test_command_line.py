@@ -121,6 +121,11 @@ CONTRADICTION = [
     ("model.output_norm=group model.output_norm_groups=7", "output_norm_groups=7", "divisor of 64"),
     ("model.output_norm=group model.output_norm_groups=64", "output_norm=group", "always zero"),
     ("optimizer.warmup_steps=1501", "optimizer.warmup_steps=1501", "at most 1500"),
+    (
+        "optimizer.schedule=constant optimizer.final_lr_factor=0.1",
+        "optimizer.final_lr_factor=0.1",
+        "optimizer.schedule=cosine",
+    ),
     ("data=text", "data.path=null", "set data.path"),
     (f"{TEXT} {HERE} data.stride=8", "data.stride=8", "data.protocol=sliding"),
     (f"{TEXT} {HERE} data.protocol=sliding data.stride=257", "data.stride=257", "at most 256"),
