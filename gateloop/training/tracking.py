@@ -17,6 +17,8 @@ from gateloop.keys import plain, values
 from gateloop.names import TrackerName
 from gateloop.training.record import RunFolder
 
+ONLINE, OFFLINE = ("online", "shared", "run"), ("offline", "dryrun", "disabled")  # WANDB_MODE
+
 
 def open_tracker(
     settings: TrackerConfig, folder: Path, run_id: str, config: dict[str, Any]
@@ -42,14 +44,9 @@ def open_wandb(
 ) -> Logger | None:
     import wandb
 
+    check_mode()
     insist = settings.name is TrackerName.wandb
-    credentials = wandb.login(prompt=False)
-    mode = os.environ.get("WANDB_MODE") or ("online" if credentials or insist else "offline")
-    if mode == "online" and not credentials:
-        raise InputError(
-            "tracker=wandb: no credentials; run `wandb login`, set WANDB_API_KEY, "
-            "or take tracker=auto"
-        )
+    quiet = wandb.Settings(silent=True, console="off", init_timeout=60)
     # Under a W&B agent its id wins, and ours is a field of the config.
     wandb_id = os.environ.get("WANDB_RUN_ID") or run_id
     arguments: dict[str, Any] = {
@@ -61,16 +58,44 @@ def open_wandb(
         "dir": str(folder),
         "resume": "allow",
         "config": {**config, "run_id": run_id},
-        "settings": wandb.Settings(silent=True, console="off", init_timeout=60),
+        "settings": quiet,
     }
     try:
-        run = wandb.init(mode=mode, **arguments)  # type: ignore[arg-type]
+        wandb.setup(settings=quiet)
+        run = wandb.init(mode=mode_for(insist), **arguments)  # type: ignore[arg-type]
     except wandb.errors.Error as error:
         if insist:
             raise InputError(f"tracker=wandb: {first_line(error)}; or take tracker=auto") from None
         print(f"gateloop: W&B: {first_line(error)}; going on offline", file=sys.stderr)
+        wandb.teardown()  # its service would take the id to be in use
         run = wandb.init(mode="offline", **arguments)
     return WandbLogger(experiment=run)
+
+
+def check_mode() -> None:
+    """Raise InputError where WANDB_MODE is nothing that W&B knows."""
+    given = os.environ.get("WANDB_MODE", ONLINE[0])
+    if given not in (*ONLINE, *OFFLINE):
+        known = ", ".join((*ONLINE, *OFFLINE))
+        raise InputError(f"WANDB_MODE={given}: choose one of {known}, or unset it")
+
+
+def mode_for(insist: bool) -> str:
+    """What WANDB_MODE says, else online where there are credentials, else offline.
+
+    Raises wandb.errors.Error where it must be online, and where the server refuses the
+    credentials or cannot be reached.
+    """
+    import wandb
+
+    given = os.environ.get("WANDB_MODE")
+    if given in OFFLINE:
+        return given
+    if wandb.login(prompt=False):
+        return given or "online"
+    if given or insist:
+        raise wandb.errors.UsageError("no credentials; run `wandb login` or set WANDB_API_KEY")
+    return "offline"
 
 
 def hand_over(config: Config, folder: RunFolder) -> None:
@@ -106,7 +131,7 @@ def send_curves(tracker: Logger, folder: RunFolder) -> None:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def close_tracker(tracker: Logger | None, summary: dict[str, Any]) -> None:
