@@ -415,3 +415,54 @@ def test_help_is_printed_where_the_terminal_knows_no_greek(tmp_path):
     done = process("-m", "gateloop.run", "--help", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "model.transition.domain" in done.stdout
+
+
+TELLS = """
+import sys
+from gateloop.command import run_command
+
+def main(argv):
+    for number in range(9):
+        print(number, flush=True)
+        print(number, file=sys.stderr, flush=True)
+    open("saved", "w").close()
+    return 3
+
+run_command(main)
+"""
+
+
+@pytest.fixture
+def unread():
+    """A pipe to write to, whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize("closed", ["", "2>&-", ">&-", ">&- 2>&-"])
+def test_what_nobody_reads_ends_no_command(closed, unread, tmp_path):
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", TELLS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        stdout=unread,
+        stderr=unread,
+    )
+    assert done.returncode == 3
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_text_ends_where_nobody_reads_it(unread, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", TELLS.replace("(main)", "(main, ends_with_reader=True)")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+        stdout=unread,
+        stderr=subprocess.PIPE,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not (tmp_path / "saved").exists()

@@ -56,6 +56,18 @@ def test_divergence_in_the_last_update(tmp_path: Path) -> None:
     assert run.summary()["status"] == "diverged" and not run.checkpoints("*")
 
 
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_run_whose_progress_nobody_reads_goes_on_to_its_end(bar: bool, tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL, f"trainer.progress={bar}")
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, **run.environment}
+    ended = subprocess.run(run.command, cwd=tmp_path, env=environment, stdout=writer, stderr=writer)
+    os.close(writer)
+    assert ended.returncode == 0
+    assert run.summary()["status"] == "finished"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
