@@ -159,6 +159,8 @@ def as_axis(key: str, given: Parameter) -> Axis:
             low, high = int(low), int(high)
     assert kind is not None
     step = _number(place, "q", given.q) if kind.name.startswith("q_") else None
+    if step is not None and step <= 0:
+        raise InputError(f"{place}.q: {step:g}; the distance of two values must be above 0")
     return Axis(key, kind, low=low, high=high, step=step)
 
 

@@ -12,6 +12,8 @@ from gateloop.errors import InputError
 from gateloop.sweeping.file import load_sweep, probes
 from tests.sweeping.small import RATE, content, write
 
+STEPS = {"distribution": "q_uniform", "min": 0.1, "max": 0.5}
+
 
 @pytest.mark.parametrize(
     ("varied", "message"),
@@ -35,6 +37,8 @@ from tests.sweeping.small import RATE, content, write
         ({"optimizer.lr": {**RATE, "min": 0}}, "a logarithmic distribution needs one above 0"),
         ({"optimizer.lr": {**RATE, "distribution": "log"}}, "'log' is not one of .*log_uniform"),
         ({"optimizer.lr": {**RATE, "distribution": "normal"}}, "normal does not go with what is"),
+        ({"optimizer.lr": {**STEPS, "q": 0}}, "optimizer.lr.q: 0; the distance of two values must"),
+        ({"optimizer.lr": {**STEPS, "q": -0.1}}, "optimizer.lr.q: -0.1; the distance of two val"),
         ({"optimizer.lr": {"values": [0.1, 0.1]}}, "0.1 is there twice; remove one"),
         ({"model.heads": {"values": [1, None]}}, "null cannot be handed to a run"),
         ({"optimizer.lr": {"vlaues": [0.1]}}, "vlaues: no such key; did you mean values?"),
