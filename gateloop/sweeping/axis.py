@@ -53,6 +53,7 @@ _LOCAL = {
     Distribution.log_uniform,
     Distribution.log_uniform_values,
 }
+LARGEST_EXPONENT = 700  # e^709 is the last that is a number, e^-708 that is a precise one
 
 
 @dataclass
@@ -154,7 +155,7 @@ def as_axis(key: str, given: Parameter) -> Axis:
         if kind is Distribution.int_uniform and not (low % 1 == high % 1 == 0):
             raise InputError(f"{place}: int_uniform needs whole numbers; take uniform")
         if kind is Distribution.log_uniform:
-            low, high = math.exp(low), math.exp(high)
+            low, high = _exponential(place, low), _exponential(place, high)
         if kind is Distribution.int_uniform:
             low, high = int(low), int(high)
     assert kind is not None
@@ -185,6 +186,17 @@ def _choices(place: str, key: str, given: Parameter, kind: Distribution | None) 
         kind = Distribution.categorical_w_probabilities
     plain = Distribution.constant if single else Distribution.categorical
     return Axis(key, kind or plain, tuple(choices))
+
+
+def _exponential(place: str, end: float) -> float:
+    """Of an end of W&B's log_uniform, which is the natural logarithm of a value."""
+    if abs(end) > LARGEST_EXPONENT:
+        raise InputError(
+            f"{place}: log_uniform takes the logarithms of min and max, and e^{end:g} is too "
+            "large or too small for a number; take log_uniform_values, whose min and max are the "
+            "values themselves"
+        )
+    return math.exp(end)
 
 
 def _needs(place: str, kind: Distribution | None, known: set[Any]) -> None:

@@ -12,6 +12,7 @@ from gateloop.errors import InputError
 from gateloop.sweeping.file import load_sweep, probes
 from tests.sweeping.small import RATE, content, write
 
+EXPONENTS = {"distribution": "log_uniform", "min": -7, "max": -1}
 STEPS = {"distribution": "q_uniform", "min": 0.1, "max": 0.5}
 
 
@@ -39,6 +40,8 @@ STEPS = {"distribution": "q_uniform", "min": 0.1, "max": 0.5}
         ({"optimizer.lr": {**RATE, "distribution": "normal"}}, "normal does not go with what is"),
         ({"optimizer.lr": {**STEPS, "q": 0}}, "optimizer.lr.q: 0; the distance of two values must"),
         ({"optimizer.lr": {**STEPS, "q": -0.1}}, "optimizer.lr.q: -0.1; the distance of two val"),
+        ({"optimizer.lr": {**EXPONENTS, "max": 1000}}, "e.1000 is .*; take log_uniform_values"),
+        ({"optimizer.lr": {**EXPONENTS, "min": -1e9}}, "e.-1e.09 is .*; take log_uniform_values"),
         ({"optimizer.lr": {"values": [0.1, 0.1]}}, "0.1 is there twice; remove one"),
         ({"model.heads": {"values": [1, None]}}, "null cannot be handed to a run"),
         ({"optimizer.lr": {"vlaues": [0.1]}}, "vlaues: no such key; did you mean values?"),
