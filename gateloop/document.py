@@ -24,6 +24,14 @@ _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 class _Loader(yaml.SafeLoader):
     """YAML's plain values, each key of a mapping once."""
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # 2024-13-45 has the form of a date and is none
+            raise yaml.MarkedYAMLError(
+                problem=f"{_shown(node.value)}: {error}", problem_mark=node.start_mark
+            ) from error
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:

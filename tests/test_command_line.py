@@ -292,7 +292,9 @@ def test_an_existing_run_with_other_content_is_named(existing, monkeypatch, caps
     assert_one_line(err, "trainer.max_steps is 1501 there and 1500 here", "another runs_dir")
 
 
-@pytest.mark.parametrize("content", ["", "}{", "model: 3\ndata: 4\n", "- 1\n", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "}{", "model: 3\ndata: 4\n", "- 1\n", "\x00", "seed: 2024-13-45"]
+)
 def test_an_existing_run_whose_config_cannot_be_read(content, existing, monkeypatch, capsys):
     existing.write_text(content)
     code, _, err = outcome([], monkeypatch, capsys)

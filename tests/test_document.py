@@ -80,6 +80,8 @@ def test_a_mistake_is_one_line_that_names_the_place(change: dict, message: str) 
         ("title: a\ntitle: b\nparts: []", "line 2: title is given twice"),
         ("- a", "the file: expected keys and values"),
         ("", "the file: expected keys and values, found null"),
+        ("title: a\nparts: [2024-13-45]", "line 2: '2024-13-45': month .*; correct the YAML"),
+        ("title: !!int a", "line 1: 'a': .*; correct the YAML"),
         ("title: !!python/object/apply:os.system [touch executed]", "could not determine"),
         ("title: &a [*a]", "title: expected a text, found"),
     ],

@@ -130,7 +130,7 @@ def _set(tree: dict[str, Any], schema: type, option: str) -> None:
         return
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise InputError("the value cannot be read") from error
     texts = {each.name for each in fields(schema) if "str |" in str(each.type)}
     if key in texts and value is not None:

@@ -227,7 +227,7 @@ def load_config(folder: str | os.PathLike[str]) -> Config:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder} is not a run's folder: it has no config.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(getattr(error, "problem", None) or error).split("\n")[0]
         raise InputError(f"{path}: cannot be read ({reason})") from error
     try:

@@ -52,6 +52,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("gpus_per_node", "not of the form key=value"),
         ("executor=local", "comes with the launcher; give --launcher another"),
         ("minutes={", "the value cannot be read"),
+        ("minutes=2024-13-45", "the value cannot be read"),
         ("partition=a\nrm", "partition: expected one line of text"),
         ("sbatch.comment=a\nrm", "sbatch.comment: expected one line of text"),
         ("sbatch.time=60", "sbatch.time: is set from the other keys, or not to be changed"),
