@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateloop.errors import InputError
+from gateloop.experiment.plan import plan
+from gateloop.experiment.record import keep
+from gateloop.experiment.schema import load_experiment
+from gateloop.identity import identity, run_id
 from gateloop.reproduce import main
 
 EXPERIMENT = """
@@ -39,6 +44,27 @@ def test_the_plan(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert said.splitlines()[:3] == ["Small (small)", "GateLoop  0/2", "GRU       0/2"]
     assert re.search(r"^4 runs to do, \S+ FLOPs, about .* with 1 at once$", said, re.MULTILINE)
     assert [path.name for path in folder.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"tokens_per_second": 0, "train_seconds": 0}, {"train_seconds": None}]
+)
+def test_a_record_without_its_speed_is_left_out_of_the_estimate(
+    facts: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = plan(load_experiment("small.yaml"), lambda _: None)[0].final[0]
+    record = {
+        "id": run_id(job.config),
+        "status": "finished",
+        "data": "memory_horizon",
+        "seed": job.seed,
+        "causal": True,
+        "metrics": {"test/accuracy": 0.5},
+        "identity": identity(job.config),
+    }
+    keep({**record, **facts}, folder / "results" / "small" / "records")
+    said = dry(capsys, "--workers", "1")
+    assert "GateLoop  1/2" in said and "3 runs to do" in said
 
 
 def test_a_cluster_takes_all_runs_at_once(capsys: pytest.CaptureFixture[str]) -> None:

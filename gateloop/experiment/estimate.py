@@ -29,8 +29,11 @@ def seconds(cells: Iterable[Cell], outcome: Callable[[Job], Outcome]) -> dict[st
     rates = []  # FLOPs per second
     for job, record in ((job, outcome(job).record) for cell in cells for job in cell.jobs):
         if record is not None and record.finished:
-            speeds[job.row] = record.content["tokens_per_second"]
-            rates.append(flops(job.config) / record.content["train_seconds"])
+            # A record of somebody else's making may lack either, or have a 0.
+            if (speed := record.content.get("tokens_per_second") or 0) > 0:
+                speeds[job.row] = speed
+            if (spent := record.content.get("train_seconds") or 0) > 0:
+                rates.append(flops(job.config) / spent)
     todo = [job for cell in cells for job in [*cell.jobs, *cell.later] if not outcome(job).record]
     if not todo:
         return {}
