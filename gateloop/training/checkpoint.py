@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ def remove_half_written(folder: Path) -> None:
 
 def listing(folder: Path, kind: str) -> list[Checkpoint]:
     """Every checkpoint of a kind in ``folder``, oldest step first."""
-    found = (Checkpoint(path) for path in folder.glob(f"{kind}-*-*.ckpt"))
+    ours = re.compile(rf"{kind}-\d+-[0-9a-f]+\.ckpt")  # others may stand beside them
+    found = (Checkpoint(path) for path in folder.glob("*.ckpt") if ours.fullmatch(path.name))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 

@@ -44,6 +44,19 @@ def test_the_oldest_are_dropped(tmp_path: Path) -> None:
     assert [c.step for c in checkpoint.listing(tmp_path, STEP)] == [5, 40]
 
 
+@pytest.mark.parametrize("kind", [STEP, BEST])
+def test_files_of_others_are_left_alone(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    others = [f"{kind}-foo-bar.ckpt", f"{kind}-1-old-copy.ckpt", f"my-{kind}-1-ab.ckpt"]
+    for name in others:
+        (folder / name).write_text("mine")
+    kept = [save(folder, step, kind) for step in (1, 2, 3)]
+    assert checkpoint.listing(folder, kind) == kept[-checkpoint.KEPT[kind] :]
+    assert checkpoint.best_weights(tmp_path)[1] == kept[-1].path.name
+    assert set(others) <= set(names(folder))
+
+
 def test_nothing_half_written_is_left(tmp_path: Path) -> None:
     save(tmp_path, 1)
     before = names(tmp_path)
