@@ -22,7 +22,7 @@ from gateloop.registry import package_of
 from gateloop.training.agent import tell_agent
 from gateloop.training.interruption import Interruption
 from gateloop.training.job import Job, leave
-from gateloop.training.launch import PARENT, Place, find_place, launch
+from gateloop.training.launch import PARENT, Place, find_place, launch, number_in
 from gateloop.training.provenance import current_commit
 from gateloop.training.record import RunFolder
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
 
     With more devices than one it starts a process for each, or is one of them.
     """
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    first_here = number_in("LOCAL_RANK") == 0
     try:
         with nullcontext() if first_here else redirect_stdout(None):
             return run(argv)

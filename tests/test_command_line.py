@@ -275,6 +275,18 @@ def test_missing_data_are_named(path, here, monkeypatch, capsys):
     assert_one_line(err, path.rstrip("/"))
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"])
+@pytest.mark.parametrize("value", ["x", "", "-1"])
+def test_a_place_that_is_no_number_is_named(name, value, here, monkeypatch, capsys):
+    for other in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(other, "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv(name, value)
+    code, _, err = outcome([], monkeypatch, capsys)
+    assert code == 2
+    assert_one_line(err, f"{name}={value}: expected a whole number", "unset it")
+
+
 @pytest.fixture
 def existing(here: Path) -> Path:
     """The config.yaml of a run that stands where ``python -m gateloop.run`` would run."""

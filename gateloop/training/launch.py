@@ -19,6 +19,10 @@ from gateloop.derived import devices
 from gateloop.errors import CRASHED, FINISHED, INTERRUPTED, InputError
 
 PARENT = "GATELOOP_PARENT"  # the process that started this one, where that was ours
+NUMBERS = (  # which torchrun, srun and ``launch`` set
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", PARENT),
+    *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID", "SLURM_LOCALID"),
+)
 GRACE = 10.0  # seconds that the others have to end by themselves; then they are asked, then made to
 
 
@@ -40,15 +44,15 @@ def find_place(config: Config) -> Place | None:
     """The place that torchrun, srun or ``launch`` has given this process; None: nobody has.
 
     Raises InputError where they have started another number of processes than the config has
-    devices.
+    devices, and where a variable of theirs is no number: Lightning reads some of them too.
     """
-    given = os.environ
+    given = {name: number_in(name) for name in NUMBERS if name in os.environ}
     if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= given.keys():
-        by, size = "torchrun", int(given["WORLD_SIZE"])
-        node, local_rank = int(given.get("GROUP_RANK", 0)), int(given["LOCAL_RANK"])
-    elif devices(config) > 1 and int(given.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        by, size = "srun", int(given["SLURM_STEP_NUM_TASKS"])
-        node, local_rank = int(given["SLURM_NODEID"]), int(given["SLURM_LOCALID"])
+        by, size = "torchrun", given["WORLD_SIZE"]
+        node, local_rank = given.get("GROUP_RANK", 0), given["LOCAL_RANK"]
+    elif devices(config) > 1 and given.get("SLURM_STEP_NUM_TASKS", 1) > 1:
+        by, size = "srun", given["SLURM_STEP_NUM_TASKS"]
+        node, local_rank = given["SLURM_NODEID"], given["SLURM_LOCALID"]
     else:
         return None
     if size != devices(config) or local_rank >= config.trainer.devices:
@@ -58,8 +62,17 @@ def find_place(config: Config) -> Place | None:
             f"{config.trainer.nodes} asks for {devices(config)}; make them the same"
         )
     rank = node * config.trainer.devices + local_rank
-    parent = int(given[PARENT]) if PARENT in given else None
-    return Place(rank, size, local_rank, node, parent)
+    return Place(rank, size, local_rank, node, given.get(PARENT))
+
+
+def number_in(name: str) -> int:
+    """The environment variable, 0 where it is not set. Raises InputError where it is no number."""
+    value = os.environ.get(name, "0")
+    if not value.isdecimal():
+        raise InputError(
+            f"{name}={value}: expected a whole number, as torchrun and srun set it; unset it"
+        )
+    return int(value)
 
 
 def launch(config: Config, argv: list[str]) -> int:
