@@ -16,6 +16,7 @@ from gateloop.config import Config
 from gateloop.data import Source, fingerprint, locate
 from gateloop.derived import devices, tokens_per_step
 from gateloop.errors import FINISHED, WRONG_INPUT, Diverged, InputError, Lost
+from gateloop.files import clear_disk_errors
 from gateloop.help import information
 from gateloop.identity import identity, run_id
 from gateloop.registry import package_of
@@ -182,8 +183,9 @@ def describe(
         model_package=package,
     )
     if source.tokenizer is not None:
-        (folder.path / "tokenizer").mkdir(exist_ok=True)
-        source.tokenizer.save(folder.path / "tokenizer")
+        with clear_disk_errors(folder.path):
+            (folder.path / "tokenizer").mkdir(exist_ok=True)
+            source.tokenizer.save(folder.path / "tokenizer")
 
 
 def device_type(config: Config) -> str:

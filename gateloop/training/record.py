@@ -171,6 +171,11 @@ class RunFolder:
         with clear_disk_errors(self.path):
             write_json_atomic(self.path / "summary.json", _finite(summary))
 
+    def write_test(self, places: dict[str, Any]) -> None:
+        """Write test.json whole: scores by position and by distance."""
+        with clear_disk_errors(self.path):
+            write_json_atomic(self.path / "test.json", places)
+
     def summary(self) -> dict[str, Any]:
         """What summary.json holds, or nothing."""
         return self._read("summary.json")

@@ -10,7 +10,6 @@ import torch
 from gateloop.config import Config
 from gateloop.data import Source
 from gateloop.errors import Diverged
-from gateloop.files import write_json_atomic
 from gateloop.models.language_model import LanguageModel
 from gateloop.training.audit import audit
 from gateloop.training.checkpoint import best_weights
@@ -71,6 +70,5 @@ def test(
     metrics["test/causality_positions"] = found.positions
     metrics["test/audit_perplexity_parallel"] = exponential(found.loss_parallel)
     metrics["test/audit_perplexity_prefix"] = exponential(found.loss_prefix)
-    if job.first:
-        write_json_atomic(folder.path / "test.json", places)
+    job.from_first(lambda: folder.write_test(places))
     return {"checkpoint": checkpoint, "causal": found.gap <= NOT_CAUSAL, "metrics": metrics}

@@ -89,6 +89,17 @@ def test_full_disk(tmp_path: Path, small_disk: Path) -> None:
         torch.load(path, weights_only=True)  # whole, if there is one
 
 
+def test_scores_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, *SMALL)
+    assert run.finish().returncode == 0
+    (run.path / "summary.json").unlink()
+    (run.path / "test.json").unlink()
+    (run.path / "test.json").mkdir()  # as good as a full disk, and at no other file
+    ended = run.finish()
+    assert ended.returncode == 2
+    assert "test.json" in one_line(ended.stderr)
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch executed",)

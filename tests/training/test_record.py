@@ -463,6 +463,7 @@ with folder.locked():
     folder.append_metrics({"step": 1})
     folder.write_summary({"status": "running"})
     refused("summary", lambda: folder.write_summary({"status": "finished", "x": "x" * 200_000}))
+    refused("test", lambda: folder.write_test({"x": "x" * 200_000}))
     refused("array", numpy_file)
     refused("manifest", lambda: folder.write_manifest(["x" * 200_000], {}, {}))
     row = {"step": 2, "x": "x" * 999}
@@ -490,8 +491,8 @@ assert left in ([], ["lock"]), left
 """
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
-    """On a real file system of 128 KiB, mounted for this process alone."""
+def on_a_small_disk(tmp_path: Path, code: str, *argv: object) -> subprocess.CompletedProcess[str]:
+    """``code`` on a real file system of 128 KiB, which is mounted for its process alone."""
     disk = tmp_path / "disk"
     disk.mkdir()
     script = 'mount -t tmpfs -o size=128k tmpfs "$1" && shift && exec "$@"'
@@ -499,14 +500,55 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     permitted = shutil.which("unshare") and not subprocess.run([*mount, "true"]).returncode
     if not permitted:
         pytest.skip("mounting a file system is not permitted here")
-    done = subprocess.run(
-        [*mount, sys.executable, "-c", ON_A_FULL_DISK, str(disk)],
+    return subprocess.run(
+        [*mount, sys.executable, "-c", code, str(disk), *map(str, argv)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    done = on_a_small_disk(tmp_path, ON_A_FULL_DISK)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n")[:-1] == ["summary", "array", "manifest", "metrics", "new run"]
+    assert done.stdout.split("\n")[:-1] == [
+        *("summary", "test", "array"),
+        "manifest",
+        "metrics",
+        "new run",
+    ]
+
+
+AFTER_A_TOKENIZER = """
+import sys
+from pathlib import Path
+from gateloop.command import run_command
+from gateloop.compose import compose
+from gateloop.data import open_source
+from gateloop.run import describe
+from gateloop.training.record import RunFolder
+
+text = Path(sys.argv[2])
+text.write_text("\\n".join(f"word{number}" for number in range(20_000)))
+given = [f"data.path={text}", f"data.cache_dir={text.parent}/cache"]
+config = compose(["data=text", "data.tokenizer=word", *given])
+source = open_source(config.data)
+folder = RunFolder(Path(sys.argv[1]) / "runs", "id")
+
+def main(argv):
+    with folder.locked():
+        describe(config, {}, folder, [], source, "cpu")
+    return 0
+
+run_command(main)
+"""
+
+
+def test_a_disk_that_is_full_after_half_a_tokenizer_is_one_line(tmp_path):
+    done = on_a_small_disk(tmp_path, AFTER_A_TOKENIZER, tmp_path / "text.txt")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr and "no space left" in done.stderr.splitlines()[-1]
+    assert f"{tmp_path}/disk/runs/id" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
