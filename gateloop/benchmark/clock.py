@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 PATIENCE = 30.0  # seconds that one contestant may take in all, once it has its fewest rounds
 FEWEST = 3
+PAUSE = 0.03  # seconds before a call, in which the threads of the one before stop spinning
 
 Run = Callable[[], object]
 
@@ -44,6 +45,7 @@ def rounds(
 def once(run: Run, wait: Callable[[], object]) -> float:
     """Seconds of a call until the device is done; letting go of what it returns is not counted."""
     wait()
+    time.sleep(PAUSE)
     start = time.perf_counter()
     result = run()
     wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 
@@ -35,3 +36,17 @@ def test_the_clock_waits_for_the_device() -> None:
     order: list[str] = []
     clock.once(lambda: order.append("run"), lambda: order.append("wait"))
     assert order == ["wait", "run", "wait"]
+
+
+def test_threads_of_the_contestant_before_have_come_to_rest() -> None:
+    """Some libraries' workers go on spinning for a while after a call has returned."""
+    resting, found = threading.Event(), []
+
+    def leaves_a_thread_spinning() -> None:
+        resting.clear()
+        threading.Timer(0.01, resting.set).start()
+
+    runs = {"before": leaves_a_thread_spinning, "after": lambda: found.append(resting.is_set())}
+    resting.set()
+    clock.rounds(runs, 5)
+    assert found == [True] * 5
