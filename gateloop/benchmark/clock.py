@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 PATIENCE = 30.0  # seconds that one contestant may take in all, once it has its fewest rounds
 FEWEST = 3
-PAUSE = 0.03  # seconds before a call, in which the threads of the one before stop spinning
+PAUSE = 0.03  # seconds before a call, in which the threads of the last one come to rest
 
 Run = Callable[[], object]
 
