@@ -6,10 +6,15 @@ import gc
 import random
 import time
 from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
 
 PATIENCE = 30.0  # seconds that one contestant may take in all, once it has its fewest rounds
 FEWEST = 3
 PAUSE = 0.03  # seconds before a call, in which the threads of the last one come to rest
+FLUSH = 64 << 20  # bytes, twice what most last caches hold
 
 Run = Callable[[], object]
 
@@ -45,13 +50,30 @@ def rounds(
 def once(run: Run, wait: Callable[[], object]) -> float:
     """Seconds of a call until the device is done; letting go of what it returns is not counted."""
     wait()
-    time.sleep(PAUSE)
+    settle()
     start = time.perf_counter()
     result = run()
     wait()
     seconds = time.perf_counter() - start
     del result
     return seconds
+
+
+def settle() -> None:
+    """The same state before every call, whatever was called before it.
+
+    Other libraries' threads have stopped spinning, the caches hold nothing of use, and torch's
+    threads are awake, each on a core of its own.
+    """
+    end = time.perf_counter() + PAUSE
+    while time.perf_counter() < end:
+        pass  # asleep, this thread could wake on a core where another one waits for it
+    _flushed().mul_(1)
+
+
+@cache
+def _flushed() -> Tensor:
+    return torch.ones(FLUSH // 4)
 
 
 def warm(run: Run, wait: Callable[[], object]) -> None:

@@ -50,3 +50,19 @@ def test_threads_of_the_contestant_before_have_come_to_rest() -> None:
     resting.set()
     clock.rounds(runs, 5)
     assert found == [True] * 5
+
+
+def test_no_call_finds_what_the_one_before_left_in_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(clock, "settle", lambda: order.append("settle"))
+    clock.rounds({"a": lambda: order.append("call"), "b": lambda: order.append("call")}, 2)
+    assert order == ["settle", "call"] * 4
+
+
+def test_what_settles_goes_through_more_memory_than_caches_hold() -> None:
+    clock.settle()
+    flushed = clock._flushed()
+    assert flushed.numel() * flushed.element_size() == clock.FLUSH
+    assert flushed.min() == flushed.max() == 1
