@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import groupby
 
-from gateloop.table.content import Line, Table
+from gateloop.table.content import Line, Part, Table
 from gateloop.table.words import heads, legend, published, text
 
 _SPECIAL = {
@@ -50,7 +50,7 @@ def latex(table: Table) -> str:
         lines += [_across(part.label, len(titles))] if part.label else []
         for section, group in groupby(part.lines, key=lambda line: line.section):
             lines += [_across(section, len(titles))] if section else []
-            lines += [_row(_cells(table, line)) for line in group]
+            lines += [_row(_cells(table, part, line)) for line in group]
     lines += [r"\bottomrule", r"\end{tabular}"]
     found = [there for line in table.lines for there in line.reported.values()]
     cited = dict.fromkeys(f"{there.model} ({there.source})" for there in found)
@@ -79,12 +79,13 @@ def _character(character: str) -> str:
     return character if script.startswith("LATIN") else plain or "?"
 
 
-def _cells(table: Table, line: Line) -> list[str]:
+def _cells(table: Table, part: Part, line: Line) -> list[str]:
     cells = [escaped(line.label)]
     for column, entry in zip(table.columns, line.entries, strict=True):
         shown = escaped("; ".join([text(entry, column), *entry.marks]))
         cells.append(rf"\textbf{{{shown}}}" if entry.leads else shown)
-    return [*cells, *(escaped(cell.replace("-", "−")) for cell in published(table, line))]
+    reported = published(table, part, line)
+    return [*cells, *(escaped(cell.replace("-", "−")) for cell in reported)]
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -51,16 +51,16 @@ def panel_table(table: Table, part: Part) -> str:
     rows = [titles]
     for section, lines in groupby(part.lines, key=lambda line: line.section):
         rows += [[f"*{escaped(section)}*", *[""] * (len(titles) - 1)]] if section else []
-        rows += [_line(table, line) for line in lines]
+        rows += [_line(table, part, line) for line in lines]
     return _rows(rows)
 
 
-def _line(table: Table, line: Line) -> list[str]:
+def _line(table: Table, part: Part, line: Line) -> list[str]:
     cells = [escaped(line.label)]
     for column, entry in zip(table.columns, line.entries, strict=True):
         shown = escaped(text(entry, column))
         cells.append("; ".join([f"**{shown}**" if entry.leads else shown, *entry.marks]))
-    return [*cells, *published(table, line)]
+    return [*cells, *published(table, part, line)]
 
 
 def _published(table: Table) -> list[str]:

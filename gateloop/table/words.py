@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from gateloop.experiment.record import Record
 from gateloop.experiment.schema import Best, Column
-from gateloop.table.content import Entry, Line, Table
+from gateloop.table.content import Entry, Line, Part, Table
+from gateloop.table.reported import Reported
 
 ARROWS = {Best.highest: " ↑", Best.lowest: " ↓", Best.none: ""}
 
@@ -46,15 +47,18 @@ def heads(table: Table) -> list[str]:
     return found
 
 
-def published(table: Table, line: Line) -> list[str]:
+def published(table: Table, part: Part, line: Line) -> list[str]:
     """The published number, and measured − published where they are of the same task."""
-    means = {c.metric: e.mean for c, e in zip(table.columns, line.entries, strict=True)}
+    shown = reported_columns(table)
     cells = []
-    for column in reported_columns(table):
-        there, mean = line.reported.get(column.metric), means[column.metric]
+    # by the panel's metrics, of which the entries are too
+    for column, own, entry in zip(table.columns, part.columns, line.entries, strict=True):
+        if column not in shown:
+            continue
+        there = line.reported.get(own.metric)
         cells.append(number(there.value, column.digits) if there else "")
-        if there and there.comparable and mean is not None:
-            difference = mean - there.value
+        if there and there.comparable and entry.mean is not None:
+            difference = entry.mean - there.value
             cells.append(f"{difference:+,.{_decimals(difference, column.digits)}f}")
         elif _is_comparable(table, column):
             cells.append("")
@@ -63,13 +67,20 @@ def published(table: Table, line: Line) -> list[str]:
 
 def reported_columns(table: Table) -> list[Column]:
     """Those for which some row has a published number."""
-    named = {metric for line in table.lines for metric in line.reported}
-    return [column for column in table.columns if column.metric in named]
+    return [column for column in table.columns if _reported(table, column)]
 
 
 def _is_comparable(table: Table, column: Column) -> bool:
-    there = (line.reported.get(column.metric) for line in table.lines)
-    return any(one.comparable for one in there if one)
+    return any(one.comparable for one in _reported(table, column))
+
+
+def _reported(table: Table, column: Column) -> list[Reported]:
+    """A column's published numbers, each of the metric that its panel has there."""
+    place = table.columns.index(column)
+    found = (
+        line.reported.get(part.columns[place].metric) for part in table.parts for line in part.lines
+    )
+    return [one for one in found if one]
 
 
 def legend(table: Table) -> str:

@@ -7,8 +7,10 @@ import pytest
 from gateloop.experiment.archive import Archive, Outcome, State
 from gateloop.experiment.plan import plan
 from gateloop.experiment.record import Record
-from gateloop.experiment.schema import Column, Experiment, Row
+from gateloop.experiment.schema import Column, Experiment, Panel, Row
 from gateloop.table.content import Entry, tabulate
+from gateloop.table.latex import latex
+from gateloop.table.markdown import panel_table
 from gateloop.table.reported import Reported
 from gateloop.table.words import heads, number, published, text
 
@@ -66,4 +68,25 @@ def test_a_number_of_another_task_has_no_difference(tmp_path: Path, comparable: 
     )
     (line,) = table.lines
     assert heads(table) == ["accuracy", "accuracy, reported"] + ["difference"] * comparable
-    assert published(table, line) == ["0.20"] + ["+0.30"] * comparable
+    assert published(table, table.parts[0], line) == ["0.20"] + ["+0.30"] * comparable
+
+
+def test_a_panels_own_metric_has_its_own_published_number(tmp_path: Path) -> None:
+    columns = [Column("test/perplexity", "perplexity", digits=2)]
+    panels = [Panel("tokens"), Panel("words", [], {"perplexity": "test/word_perplexity"})]
+    experiment = Experiment("T", "p", columns, [Row("a", reported="there")], panels=panels)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    metrics = {"test/perplexity": 14.0, "test/word_perplexity": 25.5}
+    record = Record(tmp_path, {"metrics": metrics, "status": "finished"})
+    numbers = {
+        metric: Reported("there", metric, value, "M", "a paper")
+        for metric, value in (("test/perplexity", 13.4), ("test/word_perplexity", 24.0))
+    }
+    cells = plan(experiment, archive.score)
+    outcome = Outcome(State.measured, record)
+    table = tabulate(experiment, cells, lambda _: outcome, archive.score, {"there": numbers})
+    tokens, words = table.parts
+    assert panel_table(table, tokens).endswith("| a | 14.00 | 13.40 | +0.60 |")
+    assert panel_table(table, words).endswith("| a | 25.50 | 24.00 | +1.50 |")
+    lines = [line for line in latex(table).splitlines() if line.startswith("a &")]
+    assert lines == [r"a & 14.00 & 13.40 & +0.60 \\", r"a & 25.50 & 24.00 & +1.50 \\"]
