@@ -13,7 +13,8 @@ from gateloop.table.markdown import panel_table
 from gateloop.table.words import legend
 
 _MARKED = re.compile(
-    r"(<!-- table (?P<name>\w+)(?:: (?P<panel>[^>]+?))? -->\n).*?(<!-- end of table -->)",
+    r"(<!-- table (?P<name>\w+)(?:: (?P<panel>[^>]+?))? -->\n)"
+    r"(?:(?!<!-- table ).)*?(<!-- end of table -->)",
     re.DOTALL,
 )
 
@@ -21,7 +22,8 @@ _MARKED = re.compile(
 def filled(page: str, table: Table) -> str:
     """``page`` with what stands between marks of this table's experiment written anew.
 
-    A mark whose panel the experiment does not have is left as it is.
+    A mark whose panel the experiment does not have is left as it is, and so is one without its end:
+    what follows it may be hand-written.
     """
 
     def write(found: re.Match[str]) -> str:

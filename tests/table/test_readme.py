@@ -54,6 +54,12 @@ def test_only_what_stands_between_this_tables_marks_is_written_anew(tmp_path) ->
     assert filled(page, table(tmp_path)) == page
 
 
+def test_a_mark_without_its_end_takes_no_text_with_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    unclosed = "<!-- table mine: one -->\nBy hand.\n\n"
+    page = filled(unclosed + PAGE, table(tmp_path))
+    assert page == unclosed + filled(PAGE, table(tmp_path)) != unclosed + PAGE
+
+
 def test_a_panel_without_a_metric_has_no_line_for_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
     lines = csv(table(tmp_path)).splitlines()[1:]
     asked = [tuple(line.split(",")[i] for i in (-12, -11)) for line in lines]
