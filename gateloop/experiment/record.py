@@ -78,7 +78,7 @@ class Record:
 
 
 def load_records(folder: Path) -> tuple[list[Record], list[str]]:
-    """Every record in ``folder``, and a line for each file that is none.
+    """Every record in ``folder``, and a line for each file that is none, or is named for another.
 
     A damaged file hides no other.
     """
@@ -87,12 +87,17 @@ def load_records(folder: Path) -> tuple[list[Record], list[str]]:
         for path in sorted(folder.glob("*.json")):
             try:
                 content = json.loads(path.read_bytes())
-                records.append(checked(Record(path, content)))
+                record = checked(Record(path, content))
             except UNREADABLE as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 faults.append(
                     f"{path}: no record ({reason}); restore it, or delete it to run again"
                 )
+                continue
+            if path.name == f"{record.id}.json":
+                records.append(record)
+            else:  # a copy: it and its original would both be the run's one record
+                faults.append(f"{path}: holds the record of {record.id}; rename or delete it")
     return records, faults
 
 

@@ -83,6 +83,17 @@ def test_a_measured_cell_stays(tmp_path: Path, cells: list[Cell], job: Job) -> N
     assert archive.outcome(job).state is State.measured and not archive.faults
 
 
+def test_a_records_copy_under_another_name_does_not_count(tmp_path: Path, job: Job) -> None:
+    """Whichever of the two names sorts last."""
+    record = keep(content(job), tmp_path / "records")
+    for name in ("a.json", "z.json"):
+        copy = keep(content(job, 0.9), tmp_path).where.rename(record.where.with_name(name))
+        archive = Archive(tmp_path, tmp_path / "none")
+        assert accuracy(archive, job) == 0.5
+        assert archive.faults == [f"{copy}: holds the record of {record.id}; rename or delete it"]
+        copy.unlink()
+
+
 def test_a_finished_run_takes_a_diverged_ones_place(
     tmp_path: Path, cells: list[Cell], job: Job
 ) -> None:
