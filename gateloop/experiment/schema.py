@@ -27,6 +27,7 @@ from gateloop.errors import InputError
 
 FOLDER = "experiments"
 TUNED_BY = "val/loss"  # the metric whose lowest value chooses among trials
+DIGITS = 12  # decimals of a number at most; no metric has more
 
 
 class Best(Enum):
@@ -144,6 +145,9 @@ def _check(experiment: Experiment) -> None:
         twice = [label for i, label in enumerate(labels) if label in labels[:i]]
         if twice:
             raise InputError(f"{name}: {twice[0]!r} is there twice; rename or remove one")
+    for i, column in enumerate(experiment.columns):
+        if not 0 <= column.digits <= DIGITS:
+            raise InputError(f"columns[{i}].digits: {column.digits}; must be 0 to {DIGITS}")
     titles = [column.title for column in experiment.columns]
     for i, panel in enumerate(experiment.panels):
         for title in panel.metrics:

@@ -1,6 +1,7 @@
 """Experiment files: where they are found, and what a mistake in one says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ from gateloop.errors import InputError
 from gateloop.experiment.schema import Best, load_experiment
 from gateloop.files import packed
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "title": "T",
     "prediction": "a beats b",
     "columns": [{"metric": "test/accuracy", "title": "accuracy", "best": "highest"}],
@@ -52,6 +53,10 @@ TUNING = {"grid": {"optimizer.lr": [1e-3, 1e-2]}}
         (
             {"panels": [{"label": "p", "metrics": {"acuracy": ""}}]},
             r"panels\[0\].metrics: acuracy: choose one of accuracy; did you mean accuracy",
+        ),
+        *(
+            ({"columns": [{**GOOD["columns"][0], "digits": n}]}, rf"columns\[0\].digits: {n}; must")
+            for n in (-1, 13)
         ),
         ({"seeds": []}, "seeds: empty"),
         ({"prediction": " \n"}, "prediction: empty; write down what you expect"),
