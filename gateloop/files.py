@@ -60,6 +60,16 @@ def _short_write(error: Exception) -> bool:
     )
 
 
+def read_text(path: Path) -> str:
+    """The text of ``path``; "" where there is no such file. Raises InputError where it is no text
+    in UTF-8, or cannot be read."""
+    try:
+        with clear_disk_errors(path):
+            return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8; save it as UTF-8") from error
+
+
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text, as write_bytes_atomic does."""
     write_bytes_atomic(path, text.encode("utf-8"))

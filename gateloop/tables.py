@@ -18,7 +18,7 @@ from gateloop.errors import FINISHED, InputError
 from gateloop.experiment.archive import Archive, Runs
 from gateloop.experiment.plan import Cell, plan
 from gateloop.experiment.schema import FOLDER, Experiment, load_experiment
-from gateloop.files import clear_disk_errors, packed, write_bytes_atomic
+from gateloop.files import clear_disk_errors, packed, read_text, write_bytes_atomic
 from gateloop.table.content import Table, tabulate
 from gateloop.table.csv import csv
 from gateloop.table.figure import pictures
@@ -86,16 +86,17 @@ def write(
 ) -> Table:
     """Keep what has ended among the records, and write the experiment's table in every form.
 
-    Raises InputError where the folder cannot be written.
+    Raises InputError where the folder cannot be written, or a page beside it is not UTF-8.
     """
+    folder = results / experiment.name
+    front = results.absolute().parent / "README.md"
+    outcome = read_text(folder / "outcome.md")
+    read_text(front)  # what is wrong with it is said before anything is written
     score = archive.score
     cells = plan(experiment, score) if cells is None else cells
     archive.keep(cells)
     table = tabulate(experiment, cells, archive.outcome, score, load_reported(results))
-    folder = results / experiment.name
     drawn = pictures(table, folder)
-    said = folder / "outcome.md"
-    outcome = said.read_text(encoding="utf-8") if said.is_file() else ""
     shown = [name for name in drawn if name.endswith(".png")]
     files = {
         "table.md": markdown(table, shown, outcome).encode(),
@@ -109,13 +110,11 @@ def write(
             write_bytes_atomic(folder / name, content)
         for name in set(PICTURES) - drawn.keys():  # of records that are gone
             (folder / name).unlink(missing_ok=True)
-        page = index(results, _shipped_experiments())
-        write_bytes_atomic(results / "README.md", page.encode())
-        front = results.absolute().parent / "README.md"
-        if front.is_file():
-            page = front.read_text(encoding="utf-8")
-            if (new := filled(page, table)) != page:
-                write_bytes_atomic(front, new.encode())
+        overview = index(results, _shipped_experiments())
+        write_bytes_atomic(results / "README.md", overview.encode())
+        page = read_text(front)  # only now: drawing takes seconds, in which somebody may edit it
+        if (new := filled(page, table)) != page:
+            write_bytes_atomic(front, new.encode())
     return table
 
 

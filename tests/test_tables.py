@@ -116,6 +116,24 @@ def test_damaged_records_are_a_line_each(folder: Path, capsys: pytest.CaptureFix
     assert "0.995 ± 0.004" in (folder / "results" / "states" / "table.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["README.md", "results/states/outcome.md"])
+def test_a_page_that_is_not_utf8_is_one_line(folder: Path, name: str) -> None:
+    """And nothing is written."""
+    (folder / name).write_bytes("Ergebnis für alle".encode("latin-1"))
+    with pytest.raises(InputError, match=f"{name} is not UTF-8; save it as UTF-8"):
+        tables.main(arguments(folder))
+    assert not (folder / "results" / "README.md").exists()
+    assert not (folder / "results" / "states" / "table.md").exists()
+
+
+def test_another_experiments_page_that_is_not_utf8(folder: Path) -> None:
+    page = folder / "results" / "wt2" / "table.md"
+    page.parent.mkdir()
+    page.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"wt2/table\.md is not UTF-8; save it as UTF-8"):
+        tables.main(arguments(folder))
+
+
 def test_the_index(folder: Path, root: Path) -> None:
     """Every shipped experiment, what others wrote beside them, and nothing twice."""
     results = folder / "results"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateloop.experiment.schema import Experiment
+from gateloop.files import read_text
 
 HEAD = """# Results
 
@@ -15,7 +16,7 @@ trials and the runs; `table.csv` there has every seed, `table.tex` the table for
 
 
 def index(results: Path, experiments: list[Experiment]) -> str:
-    """The page, from the experiments' pages in ``results``."""
+    """The page, from the experiments' pages in ``results``; InputError where one is not UTF-8."""
     names = {experiment.name for experiment in experiments}
     blocks = [HEAD]
     for experiment in experiments:
@@ -38,8 +39,7 @@ def index(results: Path, experiments: list[Experiment]) -> str:
 
 def _first_table(page: Path) -> str:
     """The outcome's first table with its heading and its legend; "" where there is no page."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    outcome = text.partition("\n## Outcome\n\n")[2].partition("\n\n## ")[0]
+    outcome = read_text(page).partition("\n## Outcome\n\n")[2].partition("\n\n## ")[0]
     blocks = outcome.split("\n\n")
     for i, block in enumerate(blocks):
         if block.startswith("|"):
