@@ -15,7 +15,7 @@ from typing import Any
 from gateloop.benchmark import record as records
 from gateloop.benchmark.cell import Cell, What, joined, measured, plan, readable_text
 from gateloop.benchmark.page import median, number, page
-from gateloop.benchmark.picture import pictures
+from gateloop.benchmark.picture import panels, pictures
 from gateloop.benchmark.ratio import ratio
 from gateloop.benchmark.record import DEVICES, seconds_by_label
 from gateloop.command import Parser, run_command
@@ -69,7 +69,8 @@ def check(options: argparse.Namespace) -> None:
     """Raise InputError for what cannot be measured or drawn here."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("the plot needs the package matplotlib; pip install matplotlib")
-    if options.from_records and not records.load(options.out):
+    found = readable(options.out)  # also before measuring: the page is of all of them
+    if options.from_records and not found:
         raise InputError(f"--out {options.out}: no record of a benchmark there; measure first")
     if options.device == "cuda" and not options.from_records:
         import torch
@@ -154,9 +155,22 @@ def summary(cell: Cell, outcome: dict[str, Any]) -> list[str]:
     return lines
 
 
+def readable(out: Path) -> dict[tuple[What, str], records.Record]:
+    """The records in ``out``. Raises InputError for one of which no page can be made."""
+    found = records.load(out)
+    for (what, device), record in found.items():
+        alone = {(what, device): record}
+        try:
+            page(alone, [])
+            panels(alone)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise records.damaged(records.path(out, what, device), error) from error
+    return found
+
+
 def write(out: Path) -> None:
     """The page and the plot from all records in ``out``."""
-    found = records.load(out)
+    found = readable(out)
     drawn = pictures(found, out)
     shown = [name for name in drawn if name.endswith(".png")]
     with clear_disk_errors(out):

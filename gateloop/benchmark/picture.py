@@ -19,14 +19,15 @@ Panel = tuple[str, dict[str, list[tuple[int, float]]]]
 
 def pictures(records: dict[tuple[What, str], Record], folder: Path) -> dict[str, bytes]:
     """By file name; {} where it is not measured."""
-    panels = _panels(records)
-    if not panels:
+    found = panels(records)
+    if not found:
         return {}
-    return files(NAME, [list(panel) for panel in panels], partial(_draw, panels), folder,
+    return files(NAME, [list(panel) for panel in found], partial(_draw, found), folder,
                  Path(__file__))  # fmt: skip
 
 
-def _panels(records: dict[tuple[What, str], Record]) -> list[Panel]:
+def panels(records: dict[tuple[What, str], Record]) -> list[Panel]:
+    """What is drawn."""
     found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for device in DEVICES:
         record = records.get((What.recurrence, device), {"cells": []})

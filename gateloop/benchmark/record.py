@@ -101,9 +101,11 @@ def load(folder: Path) -> dict[tuple[What, str], Record]:
                     raise ValueError("of another benchmark")
                 _ = [outcome["cell"]["kind"] for outcome in record["cells"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                said = " ".join(str(error).split())
-                raise InputError(
-                    f"{name} is no record of a benchmark ({said}); remove it and measure again"
-                ) from error
+                raise damaged(name, error) from error
             found[what, device] = record
     return found
+
+
+def damaged(name: Path, error: Exception) -> InputError:
+    said = " ".join(str(error).split())
+    return InputError(f"{name} is no record of a benchmark ({said}); remove it and measure again")

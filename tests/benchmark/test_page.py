@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateloop import bench
 from gateloop.benchmark import record
 from gateloop.benchmark.cell import What
 from gateloop.benchmark.page import number, page
@@ -87,8 +88,30 @@ def test_a_record_says_its_medians_and_ratios_and_no_folder(tmp_path: Path) -> N
     assert record.load(tmp_path) == {(What.recurrence, "cpu"): json.loads(json.dumps(made))}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"benchmark": "step", "device": "cpu"}'])
-def test_a_damaged_record_is_one_line(tmp_path: Path, content: str) -> None:
-    (tmp_path / "decode_cpu.json").write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=r"decode_cpu\.json is no record of a benchmark \("):
-        record.load(tmp_path)
+def lacking_facts() -> str:
+    found = small.records()[What.step, "cpu"]
+    del found["cells"][0]["parts"][0]["entries"][0]["facts"]
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"benchmark": "step", "device": "cpu"}',
+        '{"benchmark": "step", "device": "cpu", "cells": []}',
+        lacking_facts(),
+    ],
+)
+def test_a_damaged_record_is_one_line(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is measured beside it."""
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / "step_cpu.json").write_text(content, encoding="utf-8")
+    for given in (["--from-records"], ["--what", "tokenize"]):
+        with pytest.raises(InputError, match=r"step_cpu\.json is no record of a ben") as caught:
+            bench.main([*given, "--out", str(tmp_path)])
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_cpu.json"]
