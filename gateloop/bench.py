@@ -45,10 +45,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--text", type=Path, help="what to tokenise (a generated text)")
     parser.add_argument("--gpt2", type=Path, help="folder with GPT-2's tokeniser (the cache's)")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="results/bench")
+    parser.add_argument("--out", type=Path, help="results/bench; with --quick: quick")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that all works")
     parser.add_argument("--from-records", action="store_true", help="measure nothing, only draw")
     options = parser.parse_args(argv)
+    if options.out is None:  # what a quick run times is nothing to keep among measurements
+        options.out = Path("quick" if options.quick else "results/bench")
     most = cores()
     if options.threads is not None and not 1 <= options.threads <= most:
         raise InputError(f"--threads {options.threads}: must be 1 to {most}, the cores there are")

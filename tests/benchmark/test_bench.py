@@ -47,6 +47,12 @@ def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_quick_run_stays_out_of_the_measurements() -> None:
+    assert bench.parse([]).out == bench.parse(["--from-records"]).out == Path("results/bench")
+    assert bench.parse(["--quick"]).out == Path("quick")
+    assert bench.parse(["--quick", "--out", "here"]).out == Path("here")
+
+
 def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
     for name, content, why in (
         ("empty.txt", b" \n", "holds no text"),
