@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
             failures = measure(options, ["python", "-m", "gateloop.bench", *argv])
         except KeyboardInterrupt:
             raise Interrupted(
-                "interrupted; finished benchmarks are kept, the same command measures the others"
+                "interrupted; finished benchmarks are kept, --what measures those that are left"
             ) from None
     write(options.out)
     print(f"written to {options.out}")

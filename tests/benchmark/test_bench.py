@@ -14,7 +14,7 @@ import pytest
 from gateloop import bench
 from gateloop.benchmark.cell import Cell, What, joined, measured, plan
 from gateloop.data.words import cores
-from gateloop.errors import InputError
+from gateloop.errors import InputError, Interrupted
 from tests.benchmark import small
 
 
@@ -51,6 +51,15 @@ def test_a_quick_run_stays_out_of_the_measurements() -> None:
     assert bench.parse([]).out == bench.parse(["--from-records"]).out == Path("results/bench")
     assert bench.parse(["--quick"]).out == Path("quick")
     assert bench.parse(["--quick", "--out", "here"]).out == Path("here")
+
+
+def test_an_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measure", stopped)
+    with pytest.raises(Interrupted, match="are kept, --what measures those that are left"):
+        bench.main(["--out", str(tmp_path)])
 
 
 def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
