@@ -37,12 +37,22 @@ class Subject:
 
 
 def sample(test: Evaluation, index: int) -> Subject:
-    """Sample ``index`` of a Memory Horizon test, then the others among its first POPULATION."""
+    """Sample ``index`` of a Memory Horizon test, then the others among its first POPULATION.
+
+    InputError where one of the values is in none of them: each is drawn.
+    """
     read = islice(test.batches(1), max(index + 1, POPULATION))
     tokens_BL = np.concatenate([batch.inputs_BL for batch in read])
     shown_L, others_BL = tokens_BL[index], np.delete(tokens_BL, index, axis=0)[: POPULATION - 1]
+    kept_BL = np.concatenate([shown_L[None], others_BL])
+    absent = [str(value) for value in range(VALUES) if value not in kept_BL]
+    if absent:
+        raise InputError(
+            f"the first {len(kept_BL)} test samples hold no {' and no '.join(absent)}; inspect "
+            "needs every value: train with a larger data.test_samples or data.length"
+        )
     labels = ["R" if token == RESET else str(token) for token in shown_L]
-    return Subject(np.concatenate([shown_L[None], others_BL]), labels, RESET, VALUES, MODULUS)
+    return Subject(kept_BL, labels, RESET, VALUES, MODULUS)
 
 
 def text(tokenizer: Tokenizer, given: str, line_end: LineEnd = LineEnd.newline) -> Subject:

@@ -33,6 +33,13 @@ def test_fewer_samples_than_are_wanted() -> None:
     assert np.array_equal(subject.sample(test, 1).tokens_BL, draw(0, 2, 0, 2, 12, 2)[::-1])
 
 
+def test_samples_that_lack_a_value() -> None:
+    settings = config("data.length=4", "data.resets=1", "data.test_samples=1")
+    test = open_source(settings.data).evaluations("test")[0]
+    with pytest.raises(InputError, match="the first 1 test samples hold no .*larger data.test_sam"):
+        subject.sample(test, 0)
+
+
 def test_a_text() -> None:
     found = subject.text(ByteTokenizer(False), "a b\n$é")
     assert found.tokens_BL.tolist() == [list("a b\n$é".encode())]
