@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,6 +367,21 @@ def test_a_run_without_text(tmp_path: Path) -> None:
     train(config("trainer.max_steps=1"), tmp_path)
     with pytest.raises(InputError, match="was trained on memory_horizon, which is no text"):
         generate.main([str(tmp_path / "run")])
+
+
+def test_a_run_whose_parts_do_not_fit(text_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(text_run, tmp_path / "run"))
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    wider = re.sub(r"d_model: 16", "d_model: 32", text)
+    (run / "config.yaml").write_text(wider, encoding="utf-8")
+    with pytest.raises(InputError, match=r"does not describe the checkpoint \(size mismatch") as e:
+        gateloop.load(run)
+    assert "\n" not in str(e.value)
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    shutil.rmtree(run / "tokenizer")
+    with pytest.raises(InputError, match=r"tokenizer\.json.* saved its tokeniser in") as e:
+        gateloop.load(run)
+    assert "\n" not in str(e.value)
 
 
 def test_a_prompt_without_tokens(text_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
