@@ -36,7 +36,7 @@ def test_fewer_samples_than_are_wanted() -> None:
 def test_samples_that_lack_a_value() -> None:
     settings = config("data.length=4", "data.resets=1", "data.test_samples=1")
     test = open_source(settings.data).evaluations("test")[0]
-    with pytest.raises(InputError, match="the first 1 test samples hold no .*larger data.test_sam"):
+    with pytest.raises(InputError, match=r"the first 1 test samples hold no .*larger data.test"):
         subject.sample(test, 0)
 
 
