@@ -7,9 +7,10 @@ import random
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PATIENCE = 30.0  # seconds that one contestant may take in all, once it has its fewest rounds
 FEWEST = 3
@@ -73,6 +74,8 @@ def settle() -> None:
 
 @cache
 def _flushed() -> Tensor:
+    import torch  # the command line is read without it
+
     return torch.ones(FLUSH // 4)
 
 
