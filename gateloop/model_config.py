@@ -65,6 +65,11 @@ class AmplitudeConfig:
     )
     initial: float = setting(0.5, "amplitude at initialisation, for data control", above=0, below=1)
 
+    def __post_init__(self) -> None:
+        # a word of the docs, given in Python, is no member yet, and would compare as none of them
+        self.control = AmplitudeControl(self.control)
+        self.activation = AmplitudeActivation(self.activation)
+
 
 @dataclass
 class PhaseConfig:
@@ -77,6 +82,10 @@ class PhaseConfig:
     scale: float = setting(
         1.0, "factor on the initial weights of the phase projection, for data control", least=0
     )
+
+    def __post_init__(self) -> None:
+        self.control = None if self.control is None else PhaseControl(self.control)
+        self.activation = PhaseActivation(self.activation)
 
 
 @dataclass
@@ -97,6 +106,10 @@ class TransitionConfig:
     amplitude: AmplitudeConfig = field(default_factory=AmplitudeConfig)
     phase: PhaseConfig = field(default_factory=PhaseConfig)
     ring: RingConfig = field(default_factory=RingConfig)
+
+    def __post_init__(self) -> None:
+        self.domain = Domain(self.domain)
+        self.parametrisation = Parametrisation(self.parametrisation)
 
 
 @dataclass

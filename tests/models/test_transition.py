@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 
 import pytest
 import torch
@@ -159,3 +160,18 @@ def test_parameter_groups_cover_the_transition_and_nothing_else() -> None:
         # exactly what moves when the gates' own parameters are changed
         count = sum(p.numel() for p in mixer.transition.parameters())
         assert count == sum(mixer.get_parameter(name).numel() for name in grouped)
+
+
+@pytest.mark.parametrize("kind", [AmplitudeConfig, PhaseConfig, TransitionConfig])
+def test_a_word_is_the_member_it_names(kind: type) -> None:
+    """In Python the docs' words are given as they stand there; they once built another model."""
+    checked = 0
+    for name, default in vars(kind()).items():
+        known = PhaseControl if (kind, name) == (PhaseConfig, "control") else type(default)
+        if issubclass(known, Enum):
+            for member in known:
+                assert getattr(kind(**{name: member.value}), name) is member
+                checked += 1
+            with pytest.raises(ValueError, match="nonsense"):
+                kind(**{name: "nonsense"})
+    assert checked > 4
