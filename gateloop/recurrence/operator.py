@@ -258,18 +258,18 @@ def _signs(half_turns: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 
 def _varying(
     q: Tensor, k: Tensor, log_amplitude: Tensor, phase: Tensor | None, reset: Tensor | None
-) -> str | None:
-    """What keeps a convolution from being one, in words; None where nothing does."""
+) -> tuple[str, Tensor] | None:
+    """What keeps a convolution from being one, and its name; None where nothing does."""
     if reset is not None:
-        return "reset is given"
+        return "reset", reset
     for name, t in (("q", q), ("k", k), ("log_amplitude", log_amplitude), ("phase", phase)):
-        if t is not None and tuple(t.shape[:2]) != (1, 1):
-            return f"{name} has shape {tuple(t.shape)}"
+        if t is not None and not t.shape[0] == t.shape[1] == 1:
+            return name, t
     return None
 
 
 def _mode(
-    mode: str, varying: str | None, chunk: int | None
+    mode: str, varying: tuple[str, Tensor] | None, chunk: int | None
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk is {chunk!r}; it must be a whole number of at least 1")
@@ -283,8 +283,10 @@ def _mode(
         return partial(chunkwise, chunk=chunk or CHUNK)
     if mode == "convolution":
         if varying is not None:
+            name, t = varying
+            what = f"{name} is given" if name == "reset" else f"{name} has shape {tuple(t.shape)}"
             raise ValueError(
-                f"mode is 'convolution' and {varying}; one kernel serves the whole sequence only "
+                f"mode is 'convolution' and {what}; one kernel serves the whole sequence only "
                 "without resets and with batch and length axes of 1 in q, k, log_amplitude and "
                 f"phase; else choose one of {', '.join((*MODES, 'auto'))}"
             )

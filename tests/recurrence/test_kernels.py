@@ -344,14 +344,12 @@ def test_ten_thousand_calls_leak_nothing() -> None:
 @pytest.mark.parametrize("phase", ["angle", "none"])
 def test_torch_knows_the_operators(phase: str) -> None:
     x = make((2, 20, 3, 1, 1), phase=phase).to(torch.float32)
-    q, k, v, amplitude = (t[..., 0].requires_grad_() for t in (x.q, x.k, x.v, x.log_amplitude))
-    angle = None if x.phase is None else x.phase[..., 0].requires_grad_()
-    state = torch.randn(2, 3, 1 if angle is None else 2, requires_grad=True)
+    q, k, v, amplitude = (t.requires_grad_() for t in (x.q, x.k, x.v, x.log_amplitude))
+    angle = None if x.phase is None else x.phase.requires_grad_()
+    state = torch.randn(2, 3, 1, 1, 1 if angle is None else 2, requires_grad=True)
     given = (q, k, v, amplitude, angle, state, None, True, False)
     torch.library.opcheck(operators.gate_loop, given)
-    outer = [
-        t[..., None].expand(*t.shape, 2).clone().requires_grad_() for t in (q, k, v, amplitude)
-    ]
+    outer = [t.expand(*t.shape[:3], 2).clone().requires_grad_() for t in (q, k, v, amplitude)]
     phases = None if angle is None else outer[3].detach().clone().requires_grad_()
     states = torch.randn(2, 3, 2, 2, 1 if angle is None else 2, requires_grad=True)
     torch.library.opcheck(operators.outer_product, (*outer, phases, states, None, False, False))

@@ -24,7 +24,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from gateloop.recurrence import gated_linear_recurrence  # noqa: E402
-from gateloop.recurrence.kernels import cpu, cuda  # noqa: E402
+from gateloop.recurrence.kernels import cpu, cuda, operators  # noqa: E402
 from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_linear_scan as linear_scan  # noqa: E402
@@ -493,9 +493,10 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> None:
     if CUDA:
         assert all(map(cuda.available, KINDS))
         return
-    for kind, kernels in (("gate_loop", elementwise), ("outer_product", chunkwise)):
-        monkeypatch.setattr(cpu, kind, kernels.forward)
-        monkeypatch.setattr(cpu, f"{kind}_backward", kernels.backward)
+    monkeypatch.setattr(cpu, "gate_loop", operators.gate_loop_on_cuda)
+    monkeypatch.setattr(cpu, "gate_loop_backward", operators.gate_loop_backward_on_cuda)
+    monkeypatch.setattr(cpu, "outer_product", chunkwise.forward)
+    monkeypatch.setattr(cpu, "outer_product_backward", chunkwise.backward)
     monkeypatch.setattr(cpu, "linear_scan_", linear_scan.scan_)
     monkeypatch.setattr(cpu, "linear_scan_backward", linear_scan.backward)
 

@@ -122,15 +122,13 @@ def _channels(
     size = heads, d_key * d_value
 
     def channels(t: Tensor) -> Tensor:
-        return (t if t.shape[2:] == size else t.expand(*t.shape[:2], *size)).flatten(2)
+        return t if t.shape[2:] == size else t.expand(*t.shape[:2], *size)
 
-    y_BLC, last, _ = operators.gate_loop(
+    y_BLHW, last, _ = operators.gate_loop(
         *map(channels, (q_BLHK, k_BLHK, v_BLHV, amplitude)),
-        None if phase is None else channels(phase), state_BHKVP.flatten(1, 3), reset_BL,
-        logits, growth,
+        None if phase is None else channels(phase), state_BHKVP, reset_BL, logits, growth,
     )  # fmt: skip
-    y = y_BLC.view(*y_BLC.shape[:2], *size)
-    return y if d_key == 1 else y.sum(3, keepdim=True), last.view(state_BHKVP.shape)
+    return y_BLHW if d_key == 1 else y_BLHW.sum(3, keepdim=True), last
 
 
 def solves(a: Tensor, out: Tensor) -> bool:

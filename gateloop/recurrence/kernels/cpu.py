@@ -62,7 +62,14 @@ def _dense(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def _shape(size: torch.Size, repeat: int, *arrays: Tensor | None) -> Shape:
+def _rows(t: Tensor) -> Tensor:
+    """``t``, the two last axes of which are dense."""
+    heads, width = t.shape[2:]
+    row = width == 1 or t.stride(3) == 1
+    return t if row and (heads == 1 or t.stride(2) == width) else t.contiguous()
+
+
+def _shape(size: tuple[int, ...], repeat: int, *arrays: Tensor | None) -> Shape:
     """``arrays`` are (batch or 1, length or 1, …); strides count real numbers."""
     strides = []
     for t in arrays:
@@ -70,10 +77,10 @@ def _shape(size: torch.Size, repeat: int, *arrays: Tensor | None) -> Shape:
             strides += [0, 0]
             continue
         numbers = 2 if t.is_complex() else 1
-        for axis in (0, 1):
-            strides.append(numbers * t.stride(axis) if t.shape[axis] > 1 else 0)
+        for step, steps in zip(t.stride()[:2], t.shape[:2], strict=True):
+            strides.append(numbers * step if steps > 1 else 0)
     strides += [0] * (12 - len(strides))
-    return Shape(size[0], size[1], size[2], repeat, (ctypes.c_int64 * 12)(*strides))
+    return Shape(*size, repeat, (ctypes.c_int64 * 12)(*strides))
 
 
 def _at(t: Tensor | None) -> int | None:
@@ -102,15 +109,16 @@ def gate_loop(
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = _kernels(v.dtype)
-    q, k, v, amplitude = (_dense(t) for t in (q, k, v, amplitude))
-    phase = None if phase is None else _dense(phase)
+    q, k, v, amplitude = (_rows(t) for t in (q, k, v, amplitude))
+    phase = None if phase is None else _rows(phase)
     state, reset = state.contiguous(), None if reset is None else reset.contiguous()
-    chunks = -(-v.shape[1] // kernels.gate_loop_chunk())
+    batch, length, heads, width = v.shape
+    size = batch, length, heads * width
+    chunks = -(-length // kernels.gate_loop_chunk())
     y, last = v.new_empty(v.shape), torch.empty_like(state)
-    batch, channels, parts = state.shape
-    kept = v.new_empty(batch, chunks, parts, channels)
+    kept = v.new_empty(batch, chunks, state.shape[-1], heads * width)
     kernels.gate_loop_forward(
-        ctypes.byref(_shape(v.shape, 1, q, k, v, amplitude, phase)),
+        ctypes.byref(_shape(size, 1, q, k, v, amplitude, phase)),
         ctypes.byref(Inputs(_at(q), _at(k), _at(v), _at(amplitude), _at(phase), None, _at(reset))),
         _gate(logits, growth),
         torch.get_num_threads(),
@@ -132,8 +140,10 @@ def gate_loop_backward(
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-    grad_y, q, k, v, amplitude = (_dense(t) for t in (grad_y, q, k, v, amplitude))
-    phase = None if phase is None else _dense(phase)
+    grad_y, q, k, v, amplitude = (_rows(t) for t in (grad_y, q, k, v, amplitude))
+    phase = None if phase is None else _rows(phase)
+    batch, length, heads, width = v.shape
+    size = batch, length, heads * width
     grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
     grad_q, grad_k, grad_v = (v.new_empty(v.shape) for _ in range(3))
     grad_amplitude = _gate_gradient(amplitude, v)
@@ -142,7 +152,7 @@ def gate_loop_backward(
     gradients = (grad_q, grad_k, grad_v, grad_amplitude, grad_phase, grad_state)
     fixed = [t is not None and t.shape[1] == 1 < v.shape[1] for t in (amplitude, phase)]
     _kernels(v.dtype).gate_loop_backward(
-        ctypes.byref(_shape(v.shape, 1, q, k, v, amplitude, phase, grad_y)),
+        ctypes.byref(_shape(size, 1, q, k, v, amplitude, phase, grad_y)),
         ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, grad_y, reset)))),
         _gate(logits, growth),
         torch.get_num_threads(),
@@ -155,9 +165,9 @@ def gate_loop_backward(
 
 def _gate_gradient(gate: Tensor, v: Tensor) -> Tensor:
     """Where a gate's gradient goes: zeros to add to where the gate is fixed over time."""
-    batch, length, channels = v.shape
+    batch, length, heads, width = v.shape
     if gate.shape[1] == 1 < length:
-        return v.new_zeros(batch, 1, channels)
+        return v.new_zeros(batch, 1, heads, width)
     return v.new_empty(v.shape)
 
 
@@ -173,19 +183,13 @@ def _outer_product(
     growth: bool,
 ) -> Head:
     batch, length, heads, d_value = v.shape
-    shape = _shape(torch.Size((batch, length, heads)), 1, q, k, v, amplitude, phase, grad_y)
+    shape = _shape((batch, length, heads), 1, q, k, v, amplitude, phase, grad_y)
     # whatever the number of threads, so that it changes no bit
     blocks = min(-(-TASKS // max(1, batch * heads)), -(-d_value // LEAST_BLOCK))
     q_parts, k_parts = (2 if t.is_complex() else 1 for t in (q, k))
     gate = _gate(logits, growth)
     sizes = q.shape[3], d_value, blocks, q_parts, k_parts, parts
     return Head(shape, *sizes, gate, torch.get_num_threads())
-
-
-def _rows(t: Tensor) -> Tensor:
-    """``t``, the two last axes of which are dense."""
-    dense = t.stride(3) == 1 and t.stride(2) == t.shape[3]
-    return t if dense else t.contiguous()
 
 
 def _spread(gate: Tensor, q: Tensor) -> Tensor:

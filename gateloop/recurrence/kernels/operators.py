@@ -5,7 +5,7 @@ Each has a C kernel for the CPU and, where it says so, a Triton kernel for CUDA.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,31 +47,39 @@ def gate_loop(
     """h_n = a_n h_{n-1} + k_n v_n,  y_n = q_n Re h_n,  gates and read-out in one pass.
 
     Shapes
-        q, k, v (batch, length, channels), real; any strides, 0 among them.
-        amplitude and phase (batch or 1, length or 1, channels): logits of σ, else log-amplitudes
+        q, k, v (batch, length, heads, width), real; any strides, 0 among them.
+        amplitude and phase (batch or 1, length or 1, heads, width): logits of σ, else logarithms
         that count as 0 above it unless ``growth``; radians, or None for a real recurrence.
-        state (batch, channels, parts): real and imaginary part, or the one of a real recurrence.
+        state (batch, heads, d_key, d_value, parts), one of the d's the width, the other 1: real and
+        imaginary part, or the one of a real recurrence.
         reset (batch, length) bool or None: the state is zero before that step.
-    Returns y (batch, length, channels), the last state, and the states before every CHUNK steps,
-    (batch, ⌈length / CHUNK⌉, parts, channels), from which the backward pass computes all others
-    again. All of one dtype, float32 or, on a CPU, float64.
+    Returns y (batch, length, heads, width), the last state, and the states before every CHUNK
+    steps, (batch, ⌈length / CHUNK⌉, parts, heads · width), from which the backward pass computes
+    all others again. All of one dtype, float32 or, on a CPU, float64.
     """
     return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth)
 
 
 @torch.library.impl(LIBRARY, "gate_loop", "CUDA")
-def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+def gate_loop_on_cuda(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_elementwise
 
-    return triton_elementwise.forward(q, k, v, amplitude, phase, state, reset, logits, growth)
+    q, k, x, amplitude, phase = _flat(q, k, v, amplitude, phase)
+    y, last, kept = triton_elementwise.forward(
+        q, k, x, amplitude, phase, state.flatten(1, 3), reset, logits, growth
+    )
+    return y.view(v.shape), last.view(state.shape), kept
+
+
+def _flat(*arrays: Any) -> Iterator[Any]:
+    return (None if t is None else t.flatten(2) for t in arrays)
 
 
 @torch.library.register_fake("gateloop::gate_loop", lib=LIBRARY)
 def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
     chunk = CHUNK[v.device.type]
     chunks = (v.shape[1] + chunk - 1) // chunk
-    batch, channels, parts = state.shape
-    kept = state.new_empty(batch, chunks, parts, channels)
+    kept = state.new_empty(v.shape[0], chunks, state.shape[-1], v.shape[2] * v.shape[3])
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
 
@@ -89,7 +97,7 @@ def gate_loop_backward(
     logits: bool,
     growth: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients by q, k, v, amplitude, phase and state; by a fixed gate (batch, 1, channels).
+    """The gradients by q, k, v, amplitude, phase and state; by a fixed gate of length 1.
 
     That by a phase of None is empty.
     """
@@ -101,21 +109,26 @@ def gate_loop_backward(
 
 
 @torch.library.impl(LIBRARY, "gate_loop_backward", "CUDA")
-def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
+def gate_loop_backward_on_cuda(  # type: ignore[no-untyped-def]
+    grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
+):
     from gateloop.recurrence.kernels import triton_elementwise
 
-    *others, by_phase, by_state = triton_elementwise.backward(
-        grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
+    grad_y, q, k, x, amplitude, phase = _flat(grad_y, q, k, v, amplitude, phase)
+    *by_inputs, by_state = triton_elementwise.backward(
+        grad_y, grad_last.flatten(1, 3), q, k, x, amplitude, phase, kept, reset, logits, growth
     )
-    return (*others, v.new_empty(0) if by_phase is None else by_phase, by_state)
+    heads = v.shape[2:]
+    by_inputs = [v.new_empty(0) if t is None else t.unflatten(2, heads) for t in by_inputs]
+    return (*by_inputs, by_state.view(grad_last.shape))
 
 
 @torch.library.register_fake("gateloop::gate_loop_backward", lib=LIBRARY)
 def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
     def like(gate):  # type: ignore[no-untyped-def]
-        return (
-            v.new_empty(0) if gate is None else v.new_empty(v.shape[0], gate.shape[1], v.shape[2])
-        )
+        if gate is None:
+            return v.new_empty(0)
+        return v.new_empty(v.shape[0], gate.shape[1], *v.shape[2:])
 
     by_qkv = (v.new_empty(v.shape) for _ in range(3))
     return (*by_qkv, like(amplitude), like(phase), grad_last.new_empty(grad_last.shape))
