@@ -73,7 +73,11 @@ class Cluster:
 
         tasks = range(self.settings.nodes * self.settings.tasks_per_node)
         for job in left:
-            if self.queue.name(job) == folder.name:
+            name = self.queue.name(job)
+            if not self.queue.answers:  # it may be there, and its files are not to be deleted
+                raise Full("squeue does not answer")
+            if name == folder.name:
+                self.accepted = True  # whatever sbatch says of the next one, this one is not lost
                 print(f"{folder.name}: job {job} goes on", file=sys.stderr, flush=True)
                 return submitit.SlurmJob(folder, job, list(tasks))
         return None

@@ -30,8 +30,13 @@ class Queue:
         self._refresh(self.seconds)
         return job in self.names or self.known <= since
 
+    @property
+    def answers(self) -> bool:
+        """Whether SLURM has answered the last time it was asked."""
+        return self.known == self.tried
+
     def name(self, job: str) -> str | None:
-        """The name of a job that has not ended."""
+        """The name of a job that has not ended, by the last answer."""
         self._refresh(SOON)
         return self.names.get(job)
 

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 
 from gateloop.errors import InputError
+from gateloop.training.launch import number_in
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def seats(workers: int | None, devices: int = 1) -> list[Seat]:
     torchrun or srun has started: each would start the same runs.
     """
     for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if int(os.environ.get(name, 1)) > 1:
+        if number_in(name) > 1:
             raise InputError(
                 f"{name}={os.environ[name]}: this command has been started that many times; start "
                 "it once, and it starts its runs itself"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateloop.errors import CRASHED, FINISHED, INTERRUPTED, InputError
-from gateloop.launching.cluster import Cluster
+from gateloop.launching.cluster import PROGRAMS, Cluster
+from gateloop.launching.launcher import Full
 from gateloop.launching.seat import seats
 from gateloop.launching.settings import load_settings
 from gateloop.launching.submitted import Job, worst
@@ -97,6 +98,45 @@ def test_without_slurm_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(InputError, match=r"sbatch is not on this machine; start where"):
         Cluster(load_settings("slurm"), tmp_path / ".launcher")
+
+
+def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> Cluster:
+    """A launcher beside SLURM's commands, each a script that says what is given here."""
+    there = folder / "bin"
+    there.mkdir()
+    for name in PROGRAMS:
+        script = there / name
+        script.write_text(f"#!/bin/sh\n{programs.get(name, 'exit 1')}\n")
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{there}{os.pathsep}{os.environ['PATH']}")
+    return Cluster(load_settings("slurm"), folder / ".launcher")
+
+
+def left(folder: Path) -> Path:
+    """What submitit leaves of a job 7 whose submitter was killed."""
+    submitted = folder / ".launcher" / "run" / "7_submitted.pkl"
+    submitted.parent.mkdir(parents=True)
+    submitted.write_bytes(b"")
+    return submitted
+
+
+def test_a_job_of_which_the_queue_says_nothing_keeps_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, submitted = slurm(tmp_path, monkeypatch), left(tmp_path)
+    with pytest.raises(Full, match="squeue does not answer"):
+        cluster.start(["true"], tmp_path / "run.log", SEAT)
+    assert submitted.exists()
+
+
+def test_after_a_job_is_taken_over_a_refusal_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left(tmp_path)
+    cluster = slurm(tmp_path, monkeypatch, squeue="echo '7|run'", sbatch="echo full >&2; exit 1")
+    assert cluster.start(["true"], tmp_path / "run.log", SEAT).poll() is None
+    with pytest.raises(Full):
+        cluster.start(["true"], tmp_path / "other.log", SEAT)
 
 
 def test_without_submitit_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
