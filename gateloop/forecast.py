@@ -32,7 +32,8 @@ def forecast(config: Config) -> str:
     flops = flops_per_step(config)
     try:
         source = locate(config.data, fetch=False)
-        data, name = f"{source}, found", run_id(config, fingerprint(config.data), source)
+        mark = fingerprint(config.data, fetch=False)
+        data, name = f"{source}, found", run_id(config, mark, source)
     except InputError as error:
         data, name = f"not found: {error}", "known once the data are there"
     width = channel_width(config.model, time_mixing(config.model))

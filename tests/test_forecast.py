@@ -105,6 +105,11 @@ def test_missing_data_are_said_and_do_not_stop_it(tmp_path: Path) -> None:
     said = lines(forecast(compose(["data=text", f"data.path={tmp_path / 'nowhere.txt'}"])))
     assert said["data"].startswith("not found: ") and "nowhere.txt" in said["data"]
     assert said["run"] == "known once the data are there"
+    text = tmp_path / "a.txt"
+    text.write_text("one two\n" * 50)
+    given = [f"data.path={text}", f"data.cache_dir={tmp_path / 'cache'}"]
+    said = lines(forecast(compose(["data=text", "data.tokenizer=gpt2", *given])))
+    assert "the gpt2 tokeniser is not on this machine yet" in said["data"]  # and nobody fetches it
     found = lines(forecast(compose([])))
     assert found["data"] == "memory_horizon, found"
     assert re.fullmatch(r"gateloop-memory_horizon-s0-[0-9a-f]{8}", found["run"])

@@ -68,14 +68,14 @@ def open_source(config: DataConfig) -> Source:
     return TextSource(_text(config))
 
 
-def fingerprint(config: DataConfig) -> str | None:
+def fingerprint(config: DataConfig, *, fetch: bool = True) -> str | None:
     """What tells this corpus and its tokens from any other, without tokenising.
 
     None where the configuration says it all. InputError as locate's.
     """
     if isinstance(config, MemoryHorizonConfig):
         return None
-    return text_fingerprint(_text(config))
+    return text_fingerprint(_text(config), fetch=fetch)
 
 
 def locate(config: DataConfig, *, fetch: bool = True) -> str:

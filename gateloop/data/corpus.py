@@ -190,7 +190,7 @@ def read(part: Part, content: Any = None) -> Iterator[str]:
 
 
 def _read(
-    file: BinaryIO, part: Part, size: int, cut_at: Callable[[str], int], content: Any = None
+    file: BinaryIO, part: Part, size: int, cut_at: Callable[[str, int], int], content: Any = None
 ) -> Iterator[str]:
     file.seek(part.start)
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -210,19 +210,20 @@ def _read(
                 f"({error.reason}); convert it to UTF-8"
             ) from error
         position += len(block)
-        cut = len(text) if position == part.stop else cut_at(text)
+        cut = len(text) if position == part.stop else cut_at(text, max(0, len(rest) - 2))
         if cut:
             yield text[:cut]
         rest = text[cut:]
 
 
-def last_cut(text: str) -> int:
+def last_cut(text: str, seen: int = 0) -> int:
     """The last place where a text may be cut without changing its tokens or words; 0: none.
 
+    ``seen``: letters before which there is known to be none.
     Before a space that a word follows, or after a lone newline between words: byte-level BPE
     gives the last space of a run to the word, and no piece of ours crosses either place.
     """
-    for i in range(len(text) - 2, 1, -1):
+    for i in range(len(text) - 2, max(1, seen - 1), -1):
         if text[i] == " " and not text[i + 1].isspace():
             return i
         if text[i] == "\n" and not text[i - 1].isspace() and not text[i + 1].isspace():
@@ -230,9 +231,9 @@ def last_cut(text: str) -> int:
     return 0
 
 
-def last_line(text: str) -> int:
-    """Where the last unfinished line starts."""
-    return text.rfind("\n") + 1
+def last_line(text: str, seen: int = 0) -> int:
+    """Where the last unfinished line starts; ``seen`` letters are known to end none."""
+    return text.rfind("\n", seen) + 1
 
 
 def pieces(split: Split, *, headings: bool, whole_lines: bool) -> Iterator[tuple[str, bool]]:

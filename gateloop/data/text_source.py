@@ -40,12 +40,10 @@ def find_corpus(config: TextConfig, *, fetch: bool = True) -> Corpus:
     return Corpus(name, splits, headings=True)
 
 
-def text_fingerprint(config: TextConfig) -> str:
+def text_fingerprint(config: TextConfig, *, fetch: bool = True) -> str:
     """The corpus's content and the tokeniser, without tokenising."""
-    found = find_corpus(config)
-    return digest(
-        found.fingerprint, tokenizer_fingerprint(config, found, cache_folder(config.cache_dir))
-    )
+    found, cache = find_corpus(config, fetch=fetch), cache_folder(config.cache_dir)
+    return digest(found.fingerprint, tokenizer_fingerprint(config, found, cache, fetch=fetch))
 
 
 class TextSource:
@@ -56,11 +54,8 @@ class TextSource:
 
     def __init__(self, config: TextConfig):
         self.config = config
+        config.check()
         self.stride = config.stride or max(config.length // 2, 1)
-        if self.stride > config.length:
-            raise InputError(
-                f"data.stride={self.stride} skips targets: at most data.length={config.length}"
-            )
         self.corpus = find_corpus(config)
         self.name = self.corpus.name
         cache = cache_folder(config.cache_dir)
@@ -106,6 +101,8 @@ class TextSource:
             "vocabulary": self.tokenizer.size,
             "line_end": self.config.line_end.value,
         }
+        if self.name == "text" and self.config.path is not None:
+            facts["file"] = Path(self.config.path).name
         for name, split in self.corpus.splits.items():
             facts[name] = {
                 "tokens": len(self.streams[name].tokens),

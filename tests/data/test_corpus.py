@@ -114,6 +114,22 @@ def test_pieces_are_the_text_and_cut_no_word(tmp_path_factory, text, size):
     assert [word for piece in found for word in piece.split()] == text.split()
 
 
+def test_a_text_without_a_place_to_cut_is_looked_through_once(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("文\r\n".encode() * 20_000)
+    looked = []
+
+    def cut_at(text, seen):
+        looked.append(len(text) - seen)
+        return last_cut(text, seen)
+
+    size = 1_000
+    with open(path, "rb") as file:
+        found = list(corpora._read(file, Part(str(path), 0, 100_000), size, cut_at))
+    assert "".join(found).encode() == path.read_bytes() and len(looked) == 99
+    assert max(looked) <= size + 2
+
+
 def test_marked_lines():
     text = "a b\n\n \n c\nunended"
     assert mark_lines(text) == f"a b\n{END_OF_TEXT} c\n{END_OF_TEXT}unended{END_OF_TEXT}"

@@ -146,6 +146,6 @@ def test_evaluations_of_a_source(config, protocol):
 
 
 def test_a_stride_above_the_length(config):
-    config.stride = 18
+    config.stride, config.protocol = 18, Protocol.sliding
     with pytest.raises(InputError, match=r"data\.stride=18 .* data\.length=17"):
         open_source(config)

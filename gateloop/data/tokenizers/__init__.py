@@ -35,7 +35,9 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
-def tokenizer_fingerprint(config: TextConfig, corpus: Corpus, cache: Path) -> str:
+def tokenizer_fingerprint(
+    config: TextConfig, corpus: Corpus, cache: Path, *, fetch: bool = True
+) -> str:
     """Equal for equal tokens; what has to be trained is known by what it is trained on."""
     trained_on = corpus.splits["train"].sha256
     if config.tokenizer is TokenizerName.word:
@@ -43,17 +45,20 @@ def tokenizer_fingerprint(config: TextConfig, corpus: Corpus, cache: Path) -> st
     if config.tokenizer is TokenizerName.sentencepiece and config.tokenizer_path is None:
         settings = sentencepiece.SETTINGS
         return digest("sentencepiece", settings, str(config.vocabulary), trained_on)
-    return make_tokenizer(config, corpus, cache).fingerprint
+    return make_tokenizer(config, corpus, cache, fetch=fetch).fingerprint
 
 
-def make_tokenizer(config: TextConfig, corpus: Corpus, cache: Path) -> Tokenizer:
+def make_tokenizer(
+    config: TextConfig, corpus: Corpus, cache: Path, *, fetch: bool = True
+) -> Tokenizer:
     """The tokeniser of ``config``, trained on the corpus's train split where it has to be.
 
-    InputError: files missing or malformed, a package missing, no network.
+    InputError: files missing or malformed, a package missing, no network; with ``fetch=False``
+    also where files would have to be fetched first.
     """
     path = None if config.tokenizer_path is None else Path(config.tokenizer_path).expanduser()
     if config.tokenizer is TokenizerName.gpt2:
-        return gpt2.fetched(cache) if path is None else gpt2.from_folder(path)
+        return gpt2.fetched(cache, fetch=fetch) if path is None else gpt2.from_folder(path)
     if config.tokenizer is TokenizerName.sentencepiece:
         return _trained(config, corpus, cache) if path is None else sentencepiece.from_path(path)
     if path is not None:

@@ -102,11 +102,15 @@ def _text(path: Path) -> str:
             raise InputError(f"{path} is not valid UTF-8 at byte {error.start}") from error
 
 
-def fetched(cache: Path) -> GPT2Tokenizer:
+def fetched(cache: Path, *, fetch: bool = True) -> GPT2Tokenizer:
     """GPT-2's files from the cache, else through huggingface_hub; InputError where that fails."""
     folder = cache / "tokenizers" / "gpt2"
     if not all((folder / name).is_file() for name in FILES[0]):
         how = f"set data.tokenizer_path to {NEEDED}, or take data.tokenizer=byte"
+        if not fetch:
+            raise InputError(
+                f"the gpt2 tokeniser is not on this machine yet; run it to fetch it, or {how}"
+            )
         from gateloop.data.hub import download
 
         for ours, theirs in zip(FILES[0], FILES[1], strict=True):
