@@ -27,7 +27,8 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:  # 2024-13-45 has the form of a date and is none
+        # 2024-13-45 has the form of a date and is none; !!bool x is no text of a bool's
+        except (ValueError, KeyError, AttributeError, IndexError) as error:
             raise yaml.MarkedYAMLError(
                 problem=f"{_shown(node.value)}: {error}", problem_mark=node.start_mark
             ) from error

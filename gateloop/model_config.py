@@ -154,7 +154,7 @@ def key_value_sizes(
     d_model: int, heads: int | None, d_key: int | None, d_value: int | None
 ) -> tuple[int, int, int]:
     """(heads, d_key, d_value): as given, else max-headed and an even share of the channels."""
-    heads = heads or d_model
+    heads = d_model if heads is None else heads
     return heads, d_key or max(1, d_model // heads), d_value or max(1, d_model // heads)
 
 

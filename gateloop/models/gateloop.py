@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gateloop.model_config import TransitionConfig, key_value_sizes, phase_control
+from gateloop.model_config import GateLoopConfig, TransitionConfig, key_value_sizes, phase_control
 from gateloop.models.convolution import ShortConvolution
 from gateloop.models.norm import output_norm as make_output_norm
 from gateloop.models.time_mixer import State, TimeMixer
@@ -25,6 +25,8 @@ class GateLoop(TimeMixer):
     sequence; its size does not depend on how much has been read.
 
     h_n = a_n ⊙ h_{n−1} + k_nᵀ v_n,  y_n = Re(q_n h_n),  then norm, SiLU gate and projection.
+
+    Raises InputError for options that contradict each other.
     """
 
     modes = RECURRENCE_MODES
@@ -45,6 +47,16 @@ class GateLoop(TimeMixer):
     ) -> None:
         super().__init__()
         transition = transition or TransitionConfig()
+        GateLoopConfig(
+            d_model=d_model,
+            heads=heads,
+            d_key=d_key,
+            d_value=d_value,
+            output_norm=OutputNorm(output_norm),
+            output_norm_groups=output_norm_groups,
+            short_convolution=short_convolution,
+            transition=transition,
+        ).check()
         heads, d_key, d_value = key_value_sizes(d_model, heads, d_key, d_value)
         self.heads, self.d_key, self.d_value = heads, d_key, d_value
         self.complex_state = (

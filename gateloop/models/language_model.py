@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
     @property
     def mixers(self) -> list[TimeMixer]:
         """The time mixer of each layer."""
-        return [module for module in self.modules() if isinstance(module, TimeMixer)]
+        return [block.time_mixing for block in self.blocks if isinstance(block, Block)]
 
     def init_state(self, batch: int) -> State:
         """What stands before the first step, layer after layer."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import gateloop.models.gateloop as module
-from gateloop.model_config import TransitionConfig
+from gateloop.errors import InputError
+from gateloop.model_config import AmplitudeConfig, PhaseConfig, TransitionConfig
 from gateloop.models.gateloop import GateLoop
 from gateloop.recurrence import MODES, gated_linear_recurrence
 from tests.models.options import HEADS, NORMS, TRANSITIONS, far, inputs, layer
@@ -231,3 +233,27 @@ def test_unknown_names_are_refused() -> None:
         layer()(inputs(3, dtype=torch.float32), mode="quick")
     with pytest.raises(ValueError, match="batch"):
         layer(output_norm="batch")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 5}, "model.heads=5 does not divide model.d_model=32; nearest: 4"),
+        ({"output_norm": "group", "output_norm_groups": 32}, "one channel a group"),
+        (
+            {"transition": TransitionConfig(domain="real", phase=PhaseConfig(control="data"))},
+            "model.transition.domain=real has no phase",
+        ),
+        (
+            {
+                "transition": TransitionConfig(
+                    parametrisation="cartesian", amplitude=AmplitudeConfig(control="fixed")
+                )
+            },
+            "parametrisation=cartesian: reads amplitude and phase off one projection",
+        ),
+    ],
+)
+def test_contradictions_are_refused_in_python_too(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GateLoop(32, **options)
