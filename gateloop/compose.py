@@ -6,6 +6,7 @@ the typed schemas, so that every mistake is one line. Neither torch nor Lightnin
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -209,6 +210,12 @@ def parse(argument: str) -> Override:
     if "${" in text:
         raise InputError(f"{shown}: references are refused; write the value itself")
     return Override(key, _value(argument, key, text), text)
+
+
+def quoted(key: str, text: str) -> str:
+    """The argument that sets ``key`` to ``text``, whatever Hydra's grammar makes of its letters."""
+    inside = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    return f'{key}="{inside}"'
 
 
 @cache

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from gateloop.command import Parser, run_command
-from gateloop.config import Config
 from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.workers import seats
@@ -18,7 +17,7 @@ from gateloop.launching.arguments import add_launcher, launcher_of, overrides, p
 from gateloop.launching.cluster import JOBS, Cluster
 from gateloop.sweeping import server, summary
 from gateloop.sweeping.file import Method, Sweep, load_sweep
-from gateloop.sweeping.journal import Study
+from gateloop.sweeping.journal import Study, pruner
 from gateloop.sweeping.local import Local
 from gateloop.sweeping.outcome import Outcome, best, number, outcome
 from gateloop.training.interruption import Interruption
@@ -100,14 +99,9 @@ def main(argv: list[str]) -> int:
     return server.work(path, own, options.count)
 
 
-def first(sweep: Sweep) -> Config:
-    """The run at the first value of every parameter."""
-    return sweep.config({axis.key: axis.corners[0] for axis in sweep.varied})
-
-
 def devices(sweep: Sweep) -> int:
     """Devices of a trial on one machine."""
-    return first(sweep).trainer.devices
+    return sweep.first().trainer.devices
 
 
 def overview(sweep: Sweep, count: int | None) -> str:
@@ -136,11 +130,14 @@ def local(sweep: Sweep, options: argparse.Namespace, count: int | None) -> int:
     learns = sweep.file.method is Method.bayes  # from what has ended before it proposes
     at_once = max(1, count // 5) if learns else count
     taken = places(settings, options.workers, at_once, devices(sweep))
+    summary.check_packages()
+    pruner(sweep)
+    for axis in sweep.varied:
+        axis.local()
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
-    summary.check_packages()
-    locate(first(sweep).data)
+    locate(sweep.first().data)
     results = options.results or Path("results")
     runs_dir = options.runs_dir or Path("runs")
     launcher = Cluster(settings, runs_dir / JOBS) if settings else None

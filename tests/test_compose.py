@@ -11,7 +11,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from gateloop import derived
-from gateloop.compose import GROUPS, choices, compose, default_choices
+from gateloop.compose import GROUPS, choices, compose, default_choices, quoted
 from gateloop.config import DATA, Config, MemoryHorizonConfig, TextConfig
 from gateloop.errors import InputError
 from gateloop.files import packed
@@ -104,6 +104,13 @@ def test_a_text_stays_as_it_was_written():
     assert compose(["runs_dir='\"a = b, ~\"'"]).runs_dir == '"a = b, ~"'
     assert compose(["runs_dir='a = b, ~'"]).runs_dir == "a = b, ~"
     assert compose(["tracker.group=true"]).tracker.group == "true"
+
+
+@pytest.mark.parametrize(
+    "folder", ["rüns (2), a=b", "it's", 'a "b"', "a\\b\\", '\\"', "#1", "~x", "1e5", "null"]
+)
+def test_any_text_can_be_quoted(folder):
+    assert compose([quoted("runs_dir", folder)]).runs_dir == folder
 
 
 def test_the_users_batch_in_tokens_replaces_the_groups_batch():

@@ -55,6 +55,11 @@ def test_the_overview(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["small.yaml", "--local", "--count=1", "--launcher=slrum"], "slrum: .*did you mean slurm"),
         (["small.yaml", "--local", "--project=x"], "--project: only where a sweep is created"),
         (["small.yaml", "--local"], "--count: missing; random has no end, say how many"),
+        (["normal.yaml", "--local", "--count=1", "--dry-run"], "--local has no normal; take one"),
+        (
+            ["stops.yaml", "--local", "--count=1", "--dry-run"],
+            "the first comparison comes after 9 validations, and a run has 3",
+        ),
         (["small.yaml", "--local", "--set=seeed=1"], "seeed=1: .*did you mean seed"),
         (["small.yaml", "--local", "--set=seed"], "seed: not of the form key=value"),
         (["smal.yaml"], "smal.yaml: no such sweep; choose one of "),
@@ -65,10 +70,14 @@ def test_the_overview(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(folder: Path, arguments: list[str], message: str) -> None:
+    bell = {"optimizer.lr": {"distribution": "normal", "mu": 0.1, "sigma": 0.01}}
+    write(folder, "normal.yaml", varied=bell)
+    write(folder, "stops.yaml", early_terminate={"type": "hyperband", "min_iter": 9})
+    there = sorted(folder.iterdir())
     with pytest.raises(InputError, match=message) as raised:
         main(arguments)
     assert "\n" not in str(raised.value)
-    assert [path.name for path in folder.iterdir()] == ["small.yaml"]
+    assert sorted(folder.iterdir()) == there
 
 
 def test_missing_data_are_said_before_anything_starts(folder: Path) -> None:

@@ -15,6 +15,7 @@ from gateloop.compose import compose_started
 from gateloop.config import Config
 from gateloop.draft import choose
 from gateloop.errors import InputError
+from gateloop.experiment.corpus import own_paths
 from gateloop.experiment.schema import TUNED_BY, Experiment, Panel, Row, Tuning
 from gateloop.identity import identity
 
@@ -45,7 +46,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. ``key`` tells it from every other whatever corpus it reads."""
+    """One run. ``recipe``: its identity as text, whatever corpus it reads."""
 
     panel: str
     row: str
@@ -54,7 +55,13 @@ class Job:
     setting: Setting
     arguments: tuple[str, ...]
     config: Config = field(repr=False, compare=False)
-    key: str = field(repr=False)
+    recipe: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """Tells it from every other."""
+        paths = own_paths(self.config.data)
+        return self.recipe + json.dumps(paths) if paths else self.recipe
 
     @property
     def title(self) -> str:
@@ -88,7 +95,7 @@ class Cell:
 Score = Callable[[Job], "float | None"]
 
 
-def key_of(described: dict[str, Any]) -> str:
+def recipe_of(described: dict[str, Any]) -> str:
     """A run's identity as text, without the corpus's fingerprint: that needs the corpus."""
     known = {"seed": Config.seed, **described}
     known.pop("fingerprint", None)
@@ -154,11 +161,18 @@ def _tune(
     """Fill in the trials; once all have run, the setting that has the lowest score."""
     axes = {key: sorted(values) for key, values in tuning.grid.items()}
     base = merged(base, tuning.overrides)
+    best: Job | None = None
     for extensions_left in reversed(range(tuning.times + 1)):
-        cell.trials = [
-            _job(cell, Stage.trial, tuning.seed, setting, base, changes)
-            for setting in _settings(cell.row, axes)
-        ]
+        try:
+            cell.trials = [
+                _job(cell, Stage.trial, tuning.seed, setting, base, changes)
+                for setting in _settings(cell.row, axes)
+            ]
+        except InputError:
+            if best is None:
+                raise
+            cell.chosen = best.setting  # the axis ends here: a run admits no more
+            return
         scores = {job: value for job in cell.trials if (value := score(job)) is not None}
         if len(scores) < len(cell.trials):
             return
@@ -223,5 +237,5 @@ def _job(
         setting=setting,
         arguments=tuple(arguments),
         config=replace(config, seed=seed),
-        key=key_of({**described, "seed": seed}),
+        recipe=recipe_of({**described, "seed": seed}),
     )

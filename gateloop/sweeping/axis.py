@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,12 @@ class Axis:
         """Every choice, or both ends: what must compose as a run."""
         return list(self.choices or dict.fromkeys((self.low, self.high)))
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> Sequence[Any]:
         """Every value. Raises InputError where there are too many to go through."""
         if self.choices:
             return list(self.choices)
         if self.kind is Distribution.int_uniform:
-            return list(range(int(self.low), int(self.high) + 1))
+            return range(int(self.low), int(self.high) + 1)
         raise InputError(
             f"parameters.{self.key}: method grid goes through values, and between two numbers "
             "there is no end of them; give values, or whole numbers as min and max"
@@ -158,6 +159,8 @@ def as_axis(key: str, given: Parameter) -> Axis:
             low, high = _exponential(place, low), _exponential(place, high)
         if kind is Distribution.int_uniform:
             low, high = int(low), int(high)
+        elif not kind.name.startswith("q_"):
+            low, high = float(low), float(high)  # as every value between them
     assert kind is not None
     step = _number(place, "q", given.q) if kind.name.startswith("q_") else None
     if step is not None and step <= 0:

@@ -27,17 +27,19 @@ from pathlib import Path
 from typing import Any
 
 from gateloop.compose import compose_started, parse
-from gateloop.config import Config
+from gateloop.config import Config, TextConfig
 from gateloop.document import load
 from gateloop.draft import choose, shipped_file
 from gateloop.errors import InputError
-from gateloop.experiment.plan import key_of
+from gateloop.experiment.corpus import own_paths
+from gateloop.experiment.plan import recipe_of
 from gateloop.identity import digest, identity
 from gateloop.sweeping.axis import Axis, Parameter, as_axis
 
 FOLDER = "sweeps"
 COMMAND = ["${env}", "python", "-m", "gateloop.run", "${args_no_hyphens}"]
 METRICS = ("val/loss", "val/accuracy", "val/perplexity", "val/word_perplexity", "val/bits_per_byte")
+OF_TEXT = METRICS[2:]
 MOST_POINTS = 1_000  # of a grid
 
 
@@ -125,6 +127,10 @@ class Sweep:
         """The run of ``values``. Raises InputError where it does not compose."""
         return compose_started(self.arguments(values))
 
+    def first(self) -> Config:
+        """The run at the first value of every parameter."""
+        return self.config({axis.key: axis.corners[0] for axis in self.varied})
+
     def points(self) -> list[dict[str, Any]]:
         """Every setting of a grid. Raises InputError where there are too many."""
         axes = {axis.key: axis.grid() for axis in self.varied}
@@ -136,9 +142,10 @@ class Sweep:
         return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
     def definition(self) -> dict[str, Any]:
-        """What makes a study this sweep's: neither where data lie nor how many trials there are."""
-        first = {axis.key: axis.corners[0] for axis in self.varied}
-        described = {**json.loads(key_of(identity(self.config(first))))}
+        """What makes a study this sweep's: not how many trials there are, nor where a WikiText
+        lies."""
+        config = self.first()
+        described = {**json.loads(recipe_of(identity(config))), **own_paths(config.data)}
         for axis in self.varied:
             described.pop(axis.key, None)
         stop = self.file.early_terminate
@@ -164,17 +171,31 @@ def load_sweep(given: str, changes: list[str] | None = None) -> Sweep:
     path = shipped_file(given, FOLDER, "sweep")
     file = load(SweepFile, path)
     try:
-        sweep = _checked(path, file, [])
-        if changes:
-            changed = _checked(path, file, changes)
-            if changed.definition() != sweep.definition():
-                changed.name += f"_{digest({'changes': sorted(changes)})}"
-            sweep = changed
+        sweep = _checked(path, file, changes or [])
+        if changes and not _is_same(sweep, _checked(path, file, [])):
+            sweep.name += f"_{digest({'changes': sorted(changes)})}"
         for values in probes(sweep):
-            sweep.config(values)
+            _check_metric(file.metric.name, sweep.config(values))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return sweep
+
+
+def _is_same(changed: Sweep, sweep: Sweep) -> bool:
+    definition = changed.definition()
+    try:
+        return sweep.definition() == definition
+    except InputError:  # it lacks what the changes supply
+        return False
+
+
+def _check_metric(metric: str, config: Config) -> None:
+    if metric in OF_TEXT and not isinstance(config.data, TextConfig):
+        rest = ", ".join(name for name in METRICS if name not in OF_TEXT)
+        raise InputError(
+            f"metric.name: {metric} is only measured of text, and data is {config.data.name}; "
+            f"take one of {rest}"
+        )
 
 
 def probes(sweep: Sweep) -> Iterator[dict[str, Any]]:

@@ -150,7 +150,7 @@ class Study:
                 storage=storage,
                 study_name=self.sweep.name,
                 direction="maximize" if self.sweep.maximize else "minimize",
-                pruner=self._pruner(),
+                pruner=pruner(self.sweep),
                 load_if_exists=True,
             )
             there = [t.system_attrs.get("fixed_params") for t in study.get_trials()]
@@ -206,31 +206,33 @@ class Study:
                 return TPESampler(seed=begun, constant_liar=True)
         return RandomSampler(seed=begun)
 
-    def _pruner(self) -> Any:
-        from optuna.pruners import HyperbandPruner, NopPruner
 
-        stop = self.sweep.file.early_terminate
-        if stop is None:
-            return NopPruner()
-        most = self.validations()
-        if stop.max_iter is not None and stop.s is not None:
-            most = stop.max_iter
-            least = max(1, most // stop.eta**stop.s)
-        else:
-            least = stop.min_iter or 1
-        if least >= most:
-            raise InputError(
-                f"{self.sweep.path}: early_terminate: the first comparison comes after {least} "
-                f"validations, and a run has {most} of them; lower min_iter, or "
-                "trainer.validate_every"
-            )
-        return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=stop.eta)
+def pruner(sweep: Sweep) -> Any:
+    """Optuna's part that ends trials early. Raises InputError where none could ever end so."""
+    from optuna.pruners import HyperbandPruner, NopPruner
 
-    def validations(self) -> int:
-        """How many a run has: one before the first step, one at its end."""
-        first = {axis.key: axis.corners[0] for axis in self.sweep.varied}
-        trainer = self.sweep.config(first).trainer
-        return 1 + -(-trainer.max_steps // trainer.validate_every)
+    stop = sweep.file.early_terminate
+    if stop is None:
+        return NopPruner()
+    most = validations_of(sweep)
+    if stop.max_iter is not None and stop.s is not None:
+        most = stop.max_iter
+        least = max(1, most // stop.eta**stop.s)
+    else:
+        least = stop.min_iter or 1
+    if least >= most:
+        raise InputError(
+            f"{sweep.path}: early_terminate: the first comparison comes after {least} "
+            f"validations, and a run has {most} of them; lower min_iter, or "
+            "trainer.validate_every"
+        )
+    return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=stop.eta)
+
+
+def validations_of(sweep: Sweep) -> int:
+    """How many a run has: one before the first step, one at its end."""
+    trainer = sweep.first().trainer
+    return 1 + -(-trainer.max_steps // trainer.validate_every)
 
 
 class JournalLock:

@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateloop.compose import quoted
 from gateloop.data import fingerprint, locate
 from gateloop.errors import FINISHED, InputError, Interrupted
 from gateloop.experiment.board import Board, duration
-from gateloop.experiment.plan import Job, Setting, Stage, key_of
+from gateloop.experiment.plan import Job, Setting, Stage, recipe_of
 from gateloop.experiment.record import UNREADABLE, read_json
 from gateloop.experiment.workers import Ended, Pool, Seat, Task
 from gateloop.identity import identity, run_id
 from gateloop.launching.launcher import Launcher
 from gateloop.sweeping.file import Sweep
-from gateloop.sweeping.journal import OUTCOME, Study
+from gateloop.sweeping.journal import OUTCOME, Study, validations_of
 from gateloop.sweeping.outcome import Outcome, best, number
 from gateloop.training.interruption import Interruption
 
@@ -59,7 +60,7 @@ class Local:
 
         ``told``: what each run is told of its place. ``launcher``: None for processes.
         """
-        extra = [f"runs_dir={self.runs_dir}", *told]
+        extra = [quoted("runs_dir", str(self.runs_dir)), *told]
         with Board() as board, Pool(places, extra, launcher) as pool, interruption.deferred():
             while not (self.study.is_done(self.number) and not self.open):
                 if interruption.requested:
@@ -116,7 +117,7 @@ class Local:
             setting=Setting(label(trial.params)),
             arguments=tuple(arguments),
             config=config,
-            key=key_of(identity(config)),
+            recipe=recipe_of(identity(config)),
         )
         return Task(job, self.runs_dir / name)
 
@@ -129,7 +130,7 @@ class Local:
             opened.trial.report(value, place)
             if self.sweep.file.early_terminate is not None:
                 stops |= opened.trial.should_prune()  # at each: asking is what compares
-        return stops and len(opened.seen) < self.study.validations()
+        return stops and len(opened.seen) < validations_of(self.sweep)
 
     def _note(self, end: Ended, board: Board) -> None:
         opened = self.open[end.task]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from gateloop.compose import parse
 from gateloop.errors import CRASHED, FINISHED, InputError, Interrupted
 from gateloop.experiment.workers import Seat
 from gateloop.sweeping.file import Sweep
@@ -60,11 +61,11 @@ def create(sweep: Sweep, project: str | None, entity: str | None) -> str:
 
     tree = yaml.safe_load(sweep.path.read_text(encoding="utf-8"))
     for change in sweep.changes:
-        key, _, text = change.partition("=")
-        value = yaml.safe_load(text)
-        if value is None:
+        override = parse(change)
+        if override.value is None:
             raise InputError(f"--set {change}: an agent cannot hand null to a run; leave it out")
-        tree["parameters"][key] = {"value": value}
+        # the agent writes a text as it is, and YAML would make another one of it
+        tree["parameters"][override.key] = {"value": override.text}
     project = project or sweep.file.project or PROJECT
     try:
         found = wandb.sweep(tree, project=project, entity=entity or sweep.file.entity)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateloop.errors import InputError
-from gateloop.files import clear_disk_errors, write_bytes_atomic
+from gateloop.files import clear_disk_errors, packed, write_bytes_atomic
+from gateloop.sweeping.file import FOLDER as SHIPPED
 from gateloop.sweeping.file import Sweep
 from gateloop.sweeping.outcome import Outcome, best, number, outcome, ranked
 from gateloop.sweeping.pictures import pictures
@@ -69,7 +70,7 @@ def page(sweep: Sweep, trials: list[FrozenTrial], shown: list[str]) -> str:
     """The page, in Markdown."""
     metric = sweep.file.metric.name
     given = [f"--set={change}" for change in sweep.changes]
-    made = shlex.join(["python", "-m", "gateloop.sweep", sweep.path.stem, "--local", *given])
+    made = shlex.join(["python", "-m", "gateloop.sweep", _named(sweep), "--local", *given])
     order = "highest" if sweep.maximize else "lowest"
     blocks = [
         f"# Sweep: {escaped(sweep.file.name or sweep.name)}",
@@ -85,6 +86,12 @@ def page(sweep: Sweep, trials: list[FrozenTrial], shown: list[str]) -> str:
         _table(sweep, trials) if trials else "None yet.",
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _named(sweep: Sweep) -> str:
+    """The sweep as the command line takes it."""
+    path = sweep.path
+    return path.stem if path.parent == packed(SHIPPED) else path.as_posix()
 
 
 def _best(sweep: Sweep, trials: list[FrozenTrial]) -> list[str]:

@@ -46,6 +46,10 @@ STEPS = {"distribution": "q_uniform", "min": 0.1, "max": 0.5}
         ({"model.heads": {"values": [1, None]}}, "null cannot be handed to a run"),
         ({"optimizer.lr": {"vlaues": [0.1]}}, "vlaues: no such key; did you mean values?"),
         ({"optimizer.lr": {"value": 0.1}}, "parameters: nothing is varied"),
+        (
+            {"model.layers": {"distribution": "uniform", "min": 1, "max": 4}},
+            "model.layers=1.0: expected a whole number",
+        ),
         ({"rerun": {"values": [True, False]}}, "rerun=True: not for a run that a command starts"),
     ],
 )
@@ -60,6 +64,10 @@ def test_a_wrong_parameter(tmp_path: Path, varied: dict[str, Any], message: str)
         (
             {"metric": {"name": "val/los"}},
             "metric.name: val/los is nothing .*did you mean val/loss",
+        ),
+        (
+            {"metric": {"name": "val/bits_per_byte"}},
+            "val/bits_per_byte is only measured of text, and data is memory_horizon; take one of",
         ),
         ({"metric": {"name": "test/loss"}}, "metric.name: test/loss is nothing that a validation"),
         (
@@ -118,6 +126,18 @@ def test_a_change_of_what_is_run_makes_another_sweep(tmp_path: Path) -> None:
         {"optimizer.lr": 0.1}
     )
     assert load_sweep(path, ["data.length=16"]).name == changed.name
+    fixed = {"data": "text", "data.tokenizer": "byte"}
+    text = write(tmp_path, "text.yaml", fixed={**fixed})
+    content = yaml.safe_load(text.read_text())
+    for key in [
+        key for key in content["parameters"] if key.startswith("data.") and key not in fixed
+    ]:
+        del content["parameters"][key]
+    text.write_text(yaml.safe_dump(content))
+    names = {load_sweep(str(text), [f"data.path={name}.txt"]).name for name in "ab"}
+    assert len(names) == 2 and all(name.startswith("text_") for name in names)
+    with pytest.raises(InputError, match=r"data\.path=null"):
+        load_sweep(str(text))
     with pytest.raises(InputError, match=r"did you mean data\.length\?"):
         load_sweep(path, ["data.lenght=16"])
     with pytest.raises(InputError, match=r"runs_dir=x: .*leave it out, or give --runs-dir"):
