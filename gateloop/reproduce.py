@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from gateloop.command import Parser, run_command
+from gateloop.compose import quoted
 from gateloop.data import fingerprint, locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.archive import Archive, State
@@ -24,8 +26,7 @@ from gateloop.identity import digest, run_id
 from gateloop.launching.arguments import add_launcher, launcher_of, overrides, places
 from gateloop.launching.cluster import JOBS, Cluster
 from gateloop.launching.launcher import Launcher
-from gateloop.table.reported import load_reported
-from gateloop.tables import check_packages, summary, write
+from gateloop.tables import check_table, summary, write
 from gateloop.training.interruption import Interruption
 
 POLL = 0.5  # seconds
@@ -63,10 +64,9 @@ def main(argv: list[str]) -> int:
     study = Study(load_experiment(options.experiment), options)
     seats = study.places()
     print(study.overview(seats), flush=True)
+    check_table(study.experiment, options.results)
     if options.dry_run:
         return FINISHED
-    check_packages()
-    load_reported(options.results)  # nothing that the table needs is found wrong after the runs
     study.locate_data()
     launcher = Cluster(study.launcher, options.runs_dir / JOBS) if study.launcher else None
     with Interruption():
@@ -97,8 +97,8 @@ class Study:
 
     def locate_data(self) -> None:
         """Raise InputError where the data of a run to come are not there."""
-        for config in {job.config.data.name: job.config for job in self.wanted()}.values():
-            locate(config.data)
+        for data in {repr(job.config.data): job.config.data for job in self.wanted()}.values():
+            locate(data)
 
     def cells(self) -> list[Cell]:
         """The plan as far as what has ended decides it."""
@@ -164,7 +164,7 @@ class Study:
     def run(self, places: list[Seat], launcher: Launcher | None = None) -> list[Ended]:
         """Run what is wanted, and what its outcome makes wanted; the runs that failed."""
         options = self.options
-        extra = [f"runs_dir={options.runs_dir}", *overrides(self.launcher, places[0])]
+        extra = [quoted("runs_dir", str(options.runs_dir)), *overrides(self.launcher, places[0])]
         with Board() as board, Pool(places, extra, launcher) as pool:
             news, headline = True, ""
             while news or pool.busy:
@@ -221,10 +221,12 @@ def _named(experiment: Experiment, changes: list[str]) -> Experiment:
 
     def runs(changes: list[str]) -> list[str]:
         cells = plan(experiment, lambda _: None, changes=changes)
-        return [job.key for cell in cells for job in cell.jobs]
+        return [job.key for cell in cells for job in [*cell.jobs, *cell.later]]
 
-    if runs(changes) == runs([]):
-        return experiment
+    changed = runs(changes)
+    with suppress(InputError):  # it may lack what the changes supply
+        if changed == runs([]):
+            return experiment
     return replace(experiment, name=f"{experiment.name}_{digest({'changes': sorted(changes)})}")
 
 

@@ -83,6 +83,41 @@ def test_a_change_of_what_a_run_is_makes_another_experiment(
     assert "(small)" in dry(capsys, "--set", "trainer.log_every=7")
 
 
+def test_a_change_of_the_final_runs_alone_makes_another_experiment(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    tuning = "tuning: {grid: {optimizer.lr: [0.1, 0.2]}, overrides: [trainer.max_steps=4]}\n"
+    (folder / "small.yaml").write_text(EXPERIMENT + tuning, encoding="utf-8")
+    assert "(small_" in dry(capsys, "--set", "trainer.max_steps=4")
+
+
+def test_two_texts_are_two_experiments_and_a_change_may_supply_one(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    text = EXPERIMENT.replace("overrides: [", "overrides: [data=text, data.tokenizer=byte, ", 1)
+    (folder / "small.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"data\.path=null"):
+        main(["small.yaml", "--dry-run"])
+    names = [
+        re.search(r"\(small_[0-9a-f]{8}\)", dry(capsys, "--set", f"data.path={name}"))
+        for name in ("a.txt", "b.txt")
+    ]
+    assert names[0] and names[1] and names[0][0] != names[1][0]
+
+
+def test_what_the_table_needs_is_found_wrong_before_the_runs(folder: Path) -> None:
+    (folder / "small.yaml").write_text(EXPERIMENT + "reported: [nobody]\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"nobody is no key of results/reported\.yaml"):
+        main(["small.yaml"])
+    (folder / "small.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    words = folder / "results" / "small" / "outcome.md"
+    words.parent.mkdir(parents=True)
+    words.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"outcome\.md is not UTF-8"):
+        main(["small.yaml"])
+    assert not (folder / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

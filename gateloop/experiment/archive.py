@@ -9,7 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from gateloop.experiment.plan import Cell, Job, key_of
+from gateloop.experiment.corpus import is_of, is_whole
+from gateloop.experiment.plan import Cell, Job, recipe_of
 from gateloop.experiment.record import (
     ENDED,
     FAILURE,
@@ -49,10 +50,14 @@ class Outcome:
 
 @dataclass
 class Found:
-    """A run outside the records: how it stands, and its record once somebody asks for it."""
+    """A run outside the records: how it stands, and its record once somebody asks for it.
+
+    ``made_from``: the fingerprint of its text, as far as it is known.
+    """
 
     folder: Path
     state: State
+    made_from: str | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     record: Record | None = None
 
@@ -62,18 +67,18 @@ class Found:
 
 
 class Runs:
-    """The runs in ``folder`` by key, of each only what says how it stands.
+    """The runs in ``folder`` by recipe, of each only what says how it stands.
 
     Several experiments share one. ``faults``: a line for each that cannot be read.
     """
 
     def __init__(self, folder: Path, fetched: Iterable[Record] = ()) -> None:
-        self.by_key: dict[str, dict[str, Found]] = defaultdict(dict)
+        self.by_recipe: dict[str, dict[str, Found]] = defaultdict(dict)
         self.faults: dict[Path, str] = {}
         for record in fetched:
             state = State.measured if record.finished else State.diverged
-            found = Found(record.where, state, record.content["metrics"], record)
-            self.by_key[record.key][record.id] = found
+            found = Found(record.where, state, None, record.content["metrics"], record)
+            self.by_recipe[record.recipe][record.id] = found
         for run in run_folders(folder):
             self.read(run)
 
@@ -86,8 +91,9 @@ class Runs:
                 return
             summary = read_json(run / "summary.json")
             state = _state(run, summary.get("status"))
-            found = Found(run, state, dict(summary.get("metrics", {})))
-            self.by_key[key_of(identity)][summary.get("id", run.name)] = found
+            mark, metrics = identity.get("fingerprint"), dict(summary.get("metrics", {}))
+            found = Found(run, state, mark, metrics)
+            self.by_recipe[recipe_of(identity)][summary.get("id", run.name)] = found
         except UNREADABLE as error:
             self._fault(run, error)
 
@@ -123,36 +129,41 @@ class Archive:
         self.kept: dict[str, dict[str, Record]] = defaultdict(dict)
         records, self._faults = load_records(self.folder)
         for record in records:
-            self.kept[record.key][record.id] = record
+            self.kept[record.recipe][record.id] = record
 
     @property
     def faults(self) -> list[str]:
         """A line for everything that could not be read, or that was not taken."""
-        return [*self._faults, *self.runs.faults.values()]
+        return list(dict.fromkeys([*self._faults, *self.runs.faults.values()]))
 
     def read(self, run: Path) -> None:
         """Look again at a run's folder."""
         self.runs.read(run)
 
     def outcome(self, job: Job) -> Outcome:
-        kept, found = self.kept.get(job.key, {}), self.runs.by_key.get(job.key, {})
-        records = [*kept.values(), *self._fresh(job.key).values()]
+        data, kept = job.config.data, self.kept.get(job.recipe, {})
+        records = [*kept.values(), *self._fresh(job.recipe).values()]
+        records = [record for record in records if record.is_of(data)]
         records.sort(key=lambda record: (not record.finished, record.id))
-        right = [record for record in records if record.content["data"] == job.config.data.name]
+        right = [record for record in records if record.content["data"] == data.name]
         if right:
             first, metrics = right[0], right[0].content["metrics"]
             others = tuple(r for r in right[1:] if _differ(r.content["metrics"], metrics))
             return Outcome(State.measured if first.finished else State.diverged, first, others)
-        if records:
+        if records and not is_whole(data):
             return Outcome(State.other_corpus, records[0])
         open_states = [State.running, State.failed, State.unfinished]
-        states = [one.state for one in found.values() if one.state in open_states]
+        states = [
+            found.state
+            for found in self.runs.by_recipe.get(job.recipe, {}).values()
+            if found.state in open_states and is_of(data, found.made_from)
+        ]
         return Outcome(min(states, key=open_states.index, default=State.missing))
 
-    def _fresh(self, key: str) -> dict[str, Record]:
+    def _fresh(self, recipe: str) -> dict[str, Record]:
         """Ended runs that are not among the records; a finished one counts more than a diverged."""
-        kept, fresh = self.kept.get(key, {}), {}
-        for name, found in self.runs.by_key.get(key, {}).items():
+        kept, fresh = self.kept.get(recipe, {}), {}
+        for name, found in self.runs.by_recipe.get(recipe, {}).items():
             old = kept.get(name)
             better = old is None or (not old.finished and found.state is State.measured)
             if found.ended and better and (record := self.runs.record(found)) is not None:
@@ -171,12 +182,16 @@ class Archive:
         A record stays as it is where the run was made again with another result: that is a fault.
         """
         added = []
-        for key in dict.fromkeys(job.key for cell in cells for job in cell.jobs):
-            for name, record in self._fresh(key).items():
-                self.kept[key][name] = copied = keep(record.content, self.folder)
-                added.append(copied)
-            for name, found in self.runs.by_key.get(key, {}).items():
-                old = self.kept[key].get(name)
+        jobs = {job.key: job for cell in cells for job in cell.jobs}
+        for job in jobs.values():
+            kept = self.kept[job.recipe]
+            for name, record in self._fresh(job.recipe).items():
+                if record.is_of(job.config.data):
+                    kept[name] = copied = keep(record.content, self.folder)
+                    added.append(copied)
+        for recipe in dict.fromkeys(job.recipe for job in jobs.values()):
+            for name, found in self.runs.by_recipe.get(recipe, {}).items():
+                old = self.kept[recipe].get(name)
                 if old and found.ended and _differ(old.content["metrics"], found.metrics):
                     self._faults.append(
                         f"{found.folder}: another result than in {old.where}, which stays; delete "

@@ -15,7 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gateloop.experiment.plan import key_of
+from gateloop.config import DataConfig
+from gateloop.experiment.corpus import is_of
+from gateloop.experiment.plan import recipe_of
 from gateloop.files import clear_disk_errors, write_text_atomic
 
 POINTS = 50  # of a curve, at most
@@ -36,6 +38,7 @@ _OPTIONAL = {
     **dict.fromkeys(("parameters", "tokens_seen", "steps"), int),
     **dict.fromkeys(("train_seconds", "tokens_per_second"), (int, float)),
     "curves": dict,
+    "facts": dict,
 }
 
 
@@ -51,8 +54,13 @@ class Record:
         return str(self.content["id"])
 
     @cached_property
-    def key(self) -> str:
-        return key_of(self.content["identity"])
+    def recipe(self) -> str:
+        return recipe_of(self.content["identity"])
+
+    def is_of(self, data: DataConfig) -> bool:
+        """Whether it was made from the text that ``data`` names."""
+        facts = self.content.get("facts") or {}
+        return is_of(data, self.content["identity"].get("fingerprint"), facts.get("file"))
 
     @property
     def finished(self) -> bool:

@@ -152,7 +152,7 @@ class Pool:
         tail = _tail(task.log)
         if task.tries < TRIES and code != WRONG_INPUT:
             return Ended(task, code, seconds, tail, again=True)
-        failure = {"identity": json.loads(task.job.key), "code": code, "log": tail}
+        failure = {"identity": json.loads(task.job.recipe), "code": code, "log": tail}
         with clear_disk_errors(task.folder):
             task.folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(task.folder / FAILURE, failure)

@@ -1,20 +1,24 @@
 """How runs stand: the committed records, with what is in runs/ beside them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateloop.data import fingerprint, wikitext
+from gateloop.experiment import corpus
 from gateloop.experiment.archive import Archive, Runs, State
 from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.record import FAILURE, Record, keep
-from gateloop.experiment.schema import Column, Experiment, Row
+from gateloop.experiment.schema import Column, Experiment, Panel, Row
 from gateloop.identity import identity, run_id
 
 EXPERIMENT = Experiment(
     "T", "p", [Column("test/accuracy", "a")], [Row("GRU", ["model=gru"])], name="x"
 )
+PANEL = Panel("", [])
 
 
 @pytest.fixture
@@ -120,13 +124,63 @@ def test_two_runs_of_a_cell(tmp_path: Path, cells: list[Cell], job: Job) -> None
     assert [record.id[-8:] for record in outcome.others] == ["cccccccc"]
 
 
-def test_another_corpus_fills_no_cell(tmp_path: Path, job: Job) -> None:
-    keep(content(job, data="memory_horizon-partial"), tmp_path / "records")
-    outcome = Archive(tmp_path, tmp_path / "none").outcome(job)
-    assert outcome.state is State.other_corpus
-    run(tmp_path, job, 0.9, id="gru-memory_horizon-s0-ffffffff")
+def wikitext_job(folder: Path) -> Job:
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        (folder / f"wiki.{split}.tokens").write_text(" = A = \n one two three \n" * 20)
+    return job_of(f"data.path={folder}", data="wt103")
+
+
+def job_of(*overrides: str, data: str) -> Job:
+    given = [f"data={data}", "data.tokenizer=byte", *overrides]
+    return plan(replace(EXPERIMENT, overrides=given), lambda job: None)[0].final[0]
+
+
+def test_another_corpus_fills_no_cell_until_the_whole_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = wikitext_job(tmp_path / "text")
+    keep(content(job, data="wt103-partial"), tmp_path / "records")
+    archive = Archive(tmp_path, tmp_path / "none")
+    assert archive.outcome(job).state is State.other_corpus
+    words = {"train": 160, "validation": 160, "test": 160}
+    monkeypatch.setitem(wikitext.OFFICIAL, "wt103", words)
+    assert archive.outcome(job).state is State.missing
+    run(tmp_path, job, 0.9, data="wt103", id="gru-wt103-s0-ffffffff")
     archive = Archive(tmp_path, tmp_path / "runs")
     assert archive.outcome(job).state is State.measured and accuracy(archive, job) == 0.9
+
+
+def test_two_texts_are_two_runs(tmp_path: Path) -> None:
+    texts = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    for text in texts:
+        text.write_text(f"{text.stem} of all\n" * 50)
+    first, second = (job_of(f"data.path={text}", data="text") for text in texts)
+    assert first.key != second.key and first.recipe == second.recipe
+
+    def made(job: Job, accuracy: float) -> None:
+        mark, name = fingerprint(job.config.data), Path(job.config.data.path).name
+        changes = {"identity": identity(job.config, mark), "id": run_id(job.config, mark)}
+        path = run(tmp_path, job, accuracy, data="text", **changes)
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, "data": {"file": name}}))
+
+    made(first, 0.1)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    assert accuracy(archive, first) == 0.1
+    assert archive.outcome(second).state is State.missing
+    cells = [Cell(PANEL, EXPERIMENT.rows[0], final=[second])]
+    assert archive.keep(cells) == []
+    made(second, 0.2)
+    archive = Archive(tmp_path, tmp_path / "runs")
+    cells += [Cell(PANEL, EXPERIMENT.rows[0], final=[first])]
+    assert len(archive.keep(cells)) == 2
+    for there in (True, False):  # the texts; their names are left
+        archive = Archive(tmp_path, tmp_path / "none")
+        assert [accuracy(archive, job) for job in (first, second)] == [0.1, 0.2], there
+        corpus._KNOWN.clear()
+        for text in texts:
+            text.unlink(missing_ok=True)
 
 
 def test_what_has_not_ended(tmp_path: Path, job: Job) -> None:

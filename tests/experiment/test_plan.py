@@ -143,6 +143,14 @@ def test_extensions_end() -> None:
     assert chosen is not None and dict(chosen.point)["optimizer.lr"] == 10.0
 
 
+def test_an_extension_ends_where_the_keys_range_does() -> None:
+    tuning = Tuning({"model.dropout": [0.3, 0.6]}, extend="model.dropout", factor=2, times=2)
+    dropout = experiment(tuning=tuning)
+    cell = plan(dropout, lambda job: -job.config.model.dropout)[0]
+    assert [job.config.model.dropout for job in cell.trials] == [0.3, 0.6]
+    assert cell.chosen == Setting("", (("model.dropout", 0.6),))
+
+
 def test_a_half_done_extension_waits() -> None:
     trials, chosen, _ = tuned(lambda job: None if lr(job) == 1.0 else -lr(job))
     assert len(trials) == 6 and chosen is None

@@ -9,7 +9,7 @@ import pytest
 
 from gateloop.compose import compose
 from gateloop.errors import InputError
-from gateloop.experiment.plan import key_of
+from gateloop.experiment.plan import recipe_of
 from gateloop.experiment.record import Record, checked
 from gateloop.identity import identity, run_id
 from gateloop.keys import plain, values
@@ -48,7 +48,7 @@ def test_a_run_is_the_record_that_its_folder_gives() -> None:
     content = as_record(sent())
     assert content is not None
     record = checked(Record(Path(), content))
-    assert record.key == key_of(identity(CONFIG, "whatever"))
+    assert record.recipe == recipe_of(identity(CONFIG, "whatever"))
     assert (record.id, content["data"], content["seed"]) == (ID, "wt2-partial", 3)
     assert content["metrics"] == {"test/perplexity": 33.5, "test/causality_gap": 1e-6}
     assert content["curves"] == {"val/loss": {"steps": [10, 20], "values": [4.0, 3.0]}}
@@ -169,4 +169,4 @@ def test_what_a_run_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     content = as_record(server)
     assert content is not None and content["id"] == ID and content["parameters"] == 10
     assert content["curves"]["val/loss"] == {"steps": [7], "values": [3.5]}
-    assert key_of(content["identity"]) == key_of(identity(CONFIG))
+    assert recipe_of(content["identity"]) == recipe_of(identity(CONFIG))
