@@ -14,7 +14,7 @@ from typing import Any
 
 from gateloop.benchmark import record as records
 from gateloop.benchmark.cell import Cell, What, joined, measured, plan, readable_text
-from gateloop.benchmark.page import median, number, page
+from gateloop.benchmark.page import HEAD, median, number, page
 from gateloop.benchmark.picture import panels, pictures
 from gateloop.benchmark.ratio import ratio
 from gateloop.benchmark.record import DEVICES, seconds_by_label
@@ -22,7 +22,7 @@ from gateloop.command import Parser, run_command
 from gateloop.data.progress import Progress
 from gateloop.data.words import cores
 from gateloop.errors import CRASHED, FINISHED, InputError, Interrupted
-from gateloop.files import clear_disk_errors, write_bytes_atomic
+from gateloop.files import check_own_page, clear_disk_errors, write_bytes_atomic
 
 REPEATS, QUICK_REPEATS = 15, 2
 
@@ -71,6 +71,7 @@ def check(options: argparse.Namespace) -> None:
     """Raise InputError for what cannot be measured or drawn here."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("the plot needs the package matplotlib; pip install matplotlib")
+    check_own_page(options.out / "README.md", HEAD)
     found = readable(options.out)  # also before measuring: the page is of all of them
     if options.from_records and not found:
         raise InputError(f"--out {options.out}: no record of a benchmark there; measure first")

@@ -70,6 +70,16 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8; save it as UTF-8") from error
 
 
+def check_own_page(path: Path, head: str) -> None:
+    """Raise InputError where ``path`` is a page of somebody else's, that does not begin as ours."""
+    text, first = read_text(path), head.partition("\n")[0]
+    if text and text.partition("\n")[0] != first:
+        raise InputError(
+            f"{path} would be replaced, and is no page of this command's (they begin with "
+            f"{first!r}); name another folder, or move it away"
+        )
+
+
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text, as write_bytes_atomic does."""
     write_bytes_atomic(path, text.encode("utf-8"))

@@ -18,11 +18,17 @@ from gateloop.errors import FINISHED, InputError
 from gateloop.experiment.archive import Archive, Runs
 from gateloop.experiment.plan import Cell, plan
 from gateloop.experiment.schema import FOLDER, Experiment, load_experiment
-from gateloop.files import clear_disk_errors, packed, read_text, write_bytes_atomic
-from gateloop.table.content import Table, tabulate
+from gateloop.files import (
+    check_own_page,
+    clear_disk_errors,
+    packed,
+    read_text,
+    write_bytes_atomic,
+)
+from gateloop.table.content import Table, check_reported, tabulate
 from gateloop.table.csv import csv
 from gateloop.table.figure import pictures
-from gateloop.table.index import index
+from gateloop.table.index import HEAD, index
 from gateloop.table.latex import latex
 from gateloop.table.markdown import markdown
 from gateloop.table.readme import filled
@@ -47,6 +53,7 @@ def main(argv: list[str]) -> int:
     """Returns 0. Raises InputError; a damaged record or run is a line on stderr, and no more."""
     options = parse(argv)
     check_packages()
+    check_own_page(options.results / "README.md", HEAD)
     experiments = [load_experiment(name) for name in options.experiments or shipped()]
     fetched, faults = fetch(options.wandb) if options.wandb else ([], [])
     runs = Runs(options.runs_dir, fetched)
@@ -65,6 +72,20 @@ def check_packages() -> None:
     for package in ("matplotlib", "scipy"):
         if not find_spec(package):
             raise InputError(f"tables need the package {package}; pip install {package}")
+
+
+def check_table(experiment: Experiment, results: Path) -> None:
+    """Raise InputError where ``experiment``'s table could not be written, whatever its runs do."""
+    check_packages()
+    check_reported(experiment, load_reported(results))
+    check_own_page(results / "README.md", HEAD)
+    for page in _pages(experiment, results):
+        read_text(page)
+
+
+def _pages(experiment: Experiment, results: Path) -> tuple[Path, Path]:
+    """What a table takes in, or is taken into: the experiment's own words, and the README."""
+    return results / experiment.name / "outcome.md", results.absolute().parent / "README.md"
 
 
 def shipped() -> list[str]:
@@ -89,8 +110,8 @@ def write(
     Raises InputError where the folder cannot be written, or a page beside it is not UTF-8.
     """
     folder = results / experiment.name
-    front = results.absolute().parent / "README.md"
-    outcome = read_text(folder / "outcome.md")
+    said, front = _pages(experiment, results)
+    outcome = read_text(said)
     read_text(front)  # what is wrong with it is said before anything is written
     score = archive.score
     cells = plan(experiment, score) if cells is None else cells

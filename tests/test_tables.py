@@ -183,6 +183,14 @@ def test_wrong_arguments(root: Path, tmp_path: Path, given: list[str], line: str
     assert line in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_page_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("# My project\n")
+    with pytest.raises(InputError, match=r"README\.md would be replaced, and is no page of this"):
+        tables.main(["baselines", f"--results={tmp_path}", f"--runs-dir={tmp_path / 'runs'}"])
+    assert [*tmp_path.iterdir()] == [page] and page.read_text() == "# My project\n"
+
+
 GOOD = "numbers:\n  - {key: published, metric: m, value: 1, model: M, source: S}\n"
 
 

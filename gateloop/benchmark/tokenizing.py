@@ -42,11 +42,9 @@ def _measure(cell: Cell, folder: Path) -> dict[str, Any]:
             tokenizer = _tokenizer(name, cell, corpus, folder)
             tokens = len(tokenizer.encode(text))
         except InputError as error:
-            why = (
-                "not available without GPT-2's files (--gpt2)"
-                if name is TokenizerName.gpt2
-                else str(error)
-            )
+            why = str(error)
+            if name is TokenizerName.gpt2 and "gpt2" not in cell.settings:
+                why = "not available without GPT-2's files (--gpt2)"
             entries.append(absent(name.value, Role.ours, without_paths(why)))
             continue
         runs[name.value] = _encoding(tokenizer, text)

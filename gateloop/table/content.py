@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from gateloop.errors import InputError
@@ -104,15 +104,9 @@ def tabulate(
 ) -> Table:
     """The table of ``cells``; ``reported``: published numbers by key and metric.
 
-    Raises InputError where the experiment names a published number that is not there.
+    Raises InputError as ``check_reported``.
     """
-    named = {f"row {row.label}: ": row.reported for row in experiment.rows if row.reported}
-    for place, key in [*named.items(), *(("", key) for key in experiment.reported)]:
-        if key not in reported:
-            raise InputError(
-                f"{experiment.name}: {place}reported: {key} is no key of results/reported.yaml; "
-                "add it there, or correct the experiment"
-            )
+    check_reported(experiment, reported)
     parts = []
     for panel in experiment.panels:
         mine = [cell for cell in cells if cell.panel is panel]
@@ -139,6 +133,17 @@ def tabulate(
         parts.append(Part(panel.label, lines, columns))
     alone = {key: reported[key] for key in experiment.reported}
     return Table(experiment, parts, alone)
+
+
+def check_reported(experiment: Experiment, reported: Collection[str]) -> None:
+    """Raise InputError where the experiment names a published number that is not there."""
+    named = {f"row {row.label}: ": row.reported for row in experiment.rows if row.reported}
+    for place, key in [*named.items(), *(("", key) for key in experiment.reported)]:
+        if key not in reported:
+            raise InputError(
+                f"{experiment.name}: {place}reported: {key} is no key of results/reported.yaml; "
+                "add it there, or correct the experiment"
+            )
 
 
 def _entries(

@@ -74,6 +74,14 @@ def test_a_text_that_is_none_is_refused(tmp_path: Path) -> None:
         bench.parse(["--text", str(tmp_path)])
 
 
+def test_a_page_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("# My project\n")
+    with pytest.raises(InputError, match=r"README\.md would be replaced, and is no page of this"):
+        bench.main(["--what", "recurrence", "--quick", "--out", str(tmp_path)])
+    assert [*tmp_path.iterdir()] == [page] and page.read_text() == "# My project\n"
+
+
 def test_no_cuda_device_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="torch finds no CUDA device; take --device cpu"):
