@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -150,8 +151,9 @@ def shipped_file(given: str, folder: str, kind: str) -> Path:
     Raises InputError where there is no such ``kind``.
     """
     here = Path(given)
-    if here.is_file():
-        return here
+    with suppress(OSError):  # a name too long is none
+        if here.is_file():
+            return here
     shipped = {path.stem: path for path in sorted(packed(folder).glob("*.yaml"))}
     if here.stem in shipped and here.parent in (Path(), Path(folder)):
         return shipped[here.stem]

@@ -158,6 +158,19 @@ def _scan(name: str, parts: tuple[Part, ...], progress: Progress) -> Split:
 # -- reading -----------------------------------------------------------------------------
 
 
+def given_path(key: str, text: str, needed: str) -> Path:
+    """The path that ``key`` gives; InputError where nothing is there, or nobody may look."""
+    try:
+        path = Path(text).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a folder locked, no such user
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".").lower()
+        raise InputError(f"{key}={text[:60]}…: {reason}; needed: {needed}") from error
+    if not exists:
+        raise missing(f"{key}={text}", path, needed)
+    return path
+
+
 def missing(key: str, path: Path, needed: str) -> InputError:
     """The error for a path that is not there, with the nearest names beside it."""
     parent = path.parent

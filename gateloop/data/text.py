@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateloop.data.corpus import SPLITS, missing
+from gateloop.data.corpus import SPLITS, given_path
 from gateloop.errors import InputError
 
 NAMES = {"train": ("train",), "validation": ("valid", "validation", "val"), "test": ("test",)}
@@ -18,11 +18,9 @@ def files(path: str | None) -> dict[str, list[Path]]:
     """
     if path is None:
         raise InputError(f"data=text needs data.path: {NEEDED}")
-    given = Path(path).expanduser()
+    given = given_path("data.path", path, NEEDED)
     key = f"data.path={path}"
     try:
-        if not given.exists():
-            raise missing(key, given, NEEDED)
         if not given.is_dir():
             return {"all": [given]}
         texts = sorted(entry for entry in given.iterdir() if entry.suffix == ".txt")

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateloop.data import hub
 from gateloop.data.cache import digest, writing
-from gateloop.data.corpus import SPLITS, Split, missing
+from gateloop.data.corpus import SPLITS, Split, given_path
 from gateloop.errors import InputError
 
 # Words with one end mark a line, of the word-level and of the raw files alike.
@@ -36,11 +36,9 @@ def files(name: str, path: str | None, cache: Path, *, fetch: bool) -> dict[str,
     """
     if path is None:
         return _hub(name, cache, fetch)
-    folder = Path(path).expanduser()
+    folder = given_path("data.path", path, NEEDED)
     key = f"data.path={path}"
     try:
-        if not folder.exists():
-            raise missing(key, folder, NEEDED)
         if not folder.is_dir():
             raise InputError(f"{key} is a file; data={name} needs {NEEDED}")
         entries = sorted(entry.name for entry in folder.iterdir())

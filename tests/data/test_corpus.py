@@ -174,6 +174,30 @@ def test_missing_path_names_its_siblings(tmp_path):
     assert "data.path" in refused(TextConfig(name="text", cache_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("a" * 300, "file name too long"), ("~nosuchuser/a", "could not determine home")],
+)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "text", "path": ...},
+        {"name": "wt2", "path": ...},
+        {"name": "text", "path": __file__, "tokenizer": "gpt2", "tokenizer_path": ...},
+        {"name": "text", "path": __file__, "tokenizer": "sentencepiece", "tokenizer_path": ...},
+    ],
+    ids=["text", "wt2", "gpt2", "sentencepiece"],
+)
+def test_a_path_that_cannot_be_looked_at_is_one_line(tmp_path, given, path, reason):
+    given = {key: path if value is ... else value for key, value in given.items()}
+    if "tokenizer" in given:
+        given["tokenizer"] = TokenizerName(given["tokenizer"])
+    key = "data.tokenizer_path" if "tokenizer_path" in given else "data.path"
+    with pytest.raises(InputError, match=rf"{key}=.*…: {reason}.*; needed: ") as raised:
+        open_source(TextConfig(**given, cache_dir=str(tmp_path)))
+    assert "\n" not in str(raised.value)
+
+
 def test_missing_folder_on_the_way(tmp_path):
     (tmp_path / "corpora").mkdir()
     assert "corpora" in refused(config(tmp_path / "corpus" / "deep" / "a.txt", tmp_path))

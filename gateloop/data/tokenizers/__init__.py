@@ -12,7 +12,7 @@ import numpy as np
 from gateloop.config import TextConfig
 from gateloop.data import words
 from gateloop.data.cache import digest, keep, recall
-from gateloop.data.corpus import Corpus, last_line, mark_lines, missing, readable
+from gateloop.data.corpus import Corpus, given_path, last_line, mark_lines, missing, readable
 from gateloop.data.tokenizers import gpt2, sentencepiece, word
 from gateloop.data.tokenizers.base import Tokenizer
 from gateloop.data.tokenizers.byte import ByteTokenizer
@@ -56,11 +56,15 @@ def make_tokenizer(
     InputError: files missing or malformed, a package missing, no network; with ``fetch=False``
     also where files would have to be fetched first.
     """
-    path = None if config.tokenizer_path is None else Path(config.tokenizer_path).expanduser()
+    path, key = config.tokenizer_path, "data.tokenizer_path"
     if config.tokenizer is TokenizerName.gpt2:
-        return gpt2.fetched(cache, fetch=fetch) if path is None else gpt2.from_folder(path)
+        if path is None:
+            return gpt2.fetched(cache, fetch=fetch)
+        return gpt2.from_folder(given_path(key, path, gpt2.NEEDED))
     if config.tokenizer is TokenizerName.sentencepiece:
-        return _trained(config, corpus, cache) if path is None else sentencepiece.from_path(path)
+        if path is None:
+            return _trained(config, corpus, cache)
+        return sentencepiece.from_path(given_path(key, path, sentencepiece.NEEDED))
     if path is not None:
         raise InputError(
             f"data.tokenizer_path={path} has no meaning with data.tokenizer="

@@ -81,11 +81,8 @@ class GPT2Tokenizer(Tokenizer):
 
 def from_folder(folder: Path) -> GPT2Tokenizer:
     """The tokeniser of a folder; InputError where its files are not there."""
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else ""
-        if kind:
-            raise InputError(f"data.tokenizer_path={folder} {kind}; needed: {NEEDED}")
-        raise missing(f"data.tokenizer_path={folder}", folder, NEEDED)
+    if folder.is_file():
+        raise InputError(f"data.tokenizer_path={folder} is a file; needed: {NEEDED}")
     for names in FILES:
         paths = [folder / name for name in names]
         if all(path.exists() for path in paths):

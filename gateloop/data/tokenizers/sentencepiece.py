@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gateloop.data.cache import writing
-from gateloop.data.corpus import missing, readable
+from gateloop.data.corpus import readable
 from gateloop.data.tokenizers.base import Tokenizer
 from gateloop.data.words import SPACE, cores
 from gateloop.errors import InputError
 from gateloop.files import write_json_atomic
 
 SETTINGS = "bpe, identity, byte fallback, coverage 0.9995, whole <unk> and newline, version 2"
+NEEDED = "a sentencepiece .model file, or a folder with one"
 PROBE = "a  b\n\n = c =\n\té\u3000 <unk> 中 \U0001f600 x"  # what a lossy model would change
 
 
@@ -88,14 +89,11 @@ class SentencePieceTokenizer(Tokenizer):
 
 def from_path(path: Path, fingerprint: str | None = None) -> SentencePieceTokenizer:
     """The model in a file, or the only .model file of a folder."""
-    needed = "a sentencepiece .model file, or a folder with one"
-    if not path.exists():
-        raise missing(f"data.tokenizer_path={path}", path, needed)
     if path.is_dir():
         models = sorted(path.glob("*.model"))
         if len(models) != 1:
             raise InputError(
-                f"data.tokenizer_path={path} has {len(models)} .model files; needed: {needed}"
+                f"data.tokenizer_path={path} has {len(models)} .model files; needed: {NEEDED}"
             )
         path = models[0]
     with readable(path) as file:
