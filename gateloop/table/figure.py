@@ -16,6 +16,7 @@ from gateloop.table.words import reported_columns
 
 STYLES = ("-", "--", ":", "-.")
 CURVE = "val/loss"
+PLAIN: dict[str, Any] = {"parse_math": False}  # of two $ matplotlib would make a formula
 WIDE = 20.0  # values that lie further apart than this factor are drawn on a logarithmic axis
 MANY = 500  # lines or dots of a panel; more in an SVG would be too much for a browser
 TICKS = 5  # intervals of a linear axis at most, so that their numbers do not touch
@@ -54,13 +55,14 @@ def _numbers(table: Table) -> list[Any]:
 
 
 def _curve_numbers(table: Table) -> list[Any]:
+    """Everything that the curves' picture shows, all rows' labels too, which choose the colours."""
     found = [
         [part.label, line.label, curves]
         for part in table.parts
         for line in part.lines
         if (curves := _curves_of(line))
     ]
-    return found
+    return [[row.label for row in table.experiment.rows], found] if found else []
 
 
 def _curves_of(line: Line) -> list[list[tuple[float, float]]]:
@@ -93,8 +95,9 @@ def _results(table: Table) -> Any:
         for axes, part in zip(grid, parts, strict=True):
             axis = axes[index]
             _dots(axis, part, index, column.metric)
-            axis.set_title(" · ".join(t for t in (part.label, column.title) if t), fontsize=9)
-            axis.set_yticks(range(len(part.lines)), [line.label for line in part.lines])
+            title = " · ".join(t for t in (part.label, column.title) if t)
+            axis.set_title(title, fontsize=9, **PLAIN)
+            axis.set_yticks(range(len(part.lines)), [line.label for line in part.lines], **PLAIN)
             axis.set_ylim(len(part.lines) - 0.4, -0.6)
             axis.grid(axis="x", alpha=0.3)
             axis.tick_params(labelsize=8)
@@ -159,7 +162,7 @@ def _curves(table: Table) -> Any:
         if _is_wide([value for _, curve in curves for _, value in curve]):
             axis.set_yscale("log")
         axis.set_ylabel("validation loss", fontsize=8)
-        axis.set_title(part.label, fontsize=9)
+        axis.set_title(part.label, fontsize=9, **PLAIN)
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
     shown = "every seed a line"
@@ -167,7 +170,9 @@ def _curves(table: Table) -> Any:
         shown += f"; of more than {MANY} the mean, in a band from the lowest to the highest"
     grid[-1][0].set_xlabel(f"optimiser step, {shown}", fontsize=8)
     handles = [Line2D([], [], label=label, **styles[label]) for label in labels if label in drawn]
-    figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    legend = figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set(**PLAIN)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,3 +39,28 @@ def test_too_many_seeds_are_a_band(table: Table, monkeypatch: pytest.MonkeyPatch
     edge = axis.collections[0].get_paths()[0].vertices
     assert {min(values), max(values)} <= set(edge[edge[:, 0] == 200.0][:, 1])
     assert len(axis.collections) == len(axis.lines) and "band" in axis.get_xlabel()
+
+
+def test_a_dollar_is_a_dollar(table: Table, tmp_path: Path) -> None:
+    def priced(label: str) -> str:
+        return f"{label} for 1 $ or {{2 $"
+
+    rows = [replace(row, label=priced(row.label)) for row in table.experiment.rows]
+    parts = [
+        replace(
+            part,
+            label=priced(part.label),
+            lines=[replace(line, label=priced(line.label)) for line in part.lines],
+        )
+        for part in table.parts
+    ]
+    columns = [replace(column, title=priced(column.title)) for column in table.columns]
+    experiment = replace(table.experiment, rows=rows, columns=columns)
+    assert len(figure.pictures(replace(table, experiment=experiment, parts=parts), tmp_path)) == 4
+
+
+def test_another_list_of_rows_is_another_picture(table: Table) -> None:
+    """A row's place chooses its colour."""
+    rows = table.experiment.rows[::-1]
+    other = replace(table, experiment=replace(table.experiment, rows=rows))
+    assert figure._curve_numbers(other) != figure._curve_numbers(table)
