@@ -64,9 +64,9 @@ def main(argv: list[str]) -> int:
     study = Study(load_experiment(options.experiment), options)
     seats = study.places()
     print(study.overview(seats), flush=True)
-    check_table(study.experiment, options.results)
     if options.dry_run:
         return FINISHED
+    check_table(study.experiment, options.results)
     study.locate_data()
     launcher = Cluster(study.launcher, options.runs_dir / JOBS) if study.launcher else None
     with Interruption():
