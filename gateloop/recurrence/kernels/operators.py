@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd.function import once_differentiable
 
+from gateloop.recurrence.derivative import OTHER_MODES, first_only
 from gateloop.recurrence.kernels import cpu
 
 CHUNK = {"cpu": 16, "cuda": 64}  # steps between the states that gate_loop keeps
@@ -240,7 +240,7 @@ def _differentiable(operator: OpOverload, backward: OpOverload) -> None:
             return y, last, kept
 
         @staticmethod
-        @once_differentiable
+        @first_only(OTHER_MODES)
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
             grad_y, grad_last, _ = grads
             q, k, v, amplitude, phase, reset, kept = ctx.saved_tensors
