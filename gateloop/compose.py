@@ -214,7 +214,7 @@ def parse(argument: str) -> Override:
 
 def quoted(key: str, text: str) -> str:
     """The argument that sets ``key`` to ``text``, whatever Hydra's grammar makes of its letters."""
-    inside = re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
+    inside = re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text)
     return f'{key}="{inside}"'
 
 

@@ -167,6 +167,9 @@ def phase_control(transition: TransitionConfig) -> PhaseControl:
 
 def _check_heads(model: GateLoopConfig) -> None:
     heads = model.heads
+    for name in ("heads", "d_key", "d_value"):  # of the command line they are within range
+        if getattr(model, name) == 0:
+            raise InputError(f"model.{name}=0: must be at least 1; null is the default")
     if heads is None or (model.d_key and model.d_value):
         return
     if model.d_model % heads:

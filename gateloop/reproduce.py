@@ -14,10 +14,11 @@ from pathlib import Path
 
 from gateloop.command import Parser, run_command
 from gateloop.compose import quoted
-from gateloop.data import fingerprint, locate
+from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.archive import Archive, State
 from gateloop.experiment.board import Board, duration
+from gateloop.experiment.corpus import mark_of
 from gateloop.experiment.estimate import flops, seconds
 from gateloop.experiment.plan import Cell, Job, plan
 from gateloop.experiment.schema import Experiment, load_experiment
@@ -191,7 +192,7 @@ class Study:
     def _task(self, job: Job) -> Task:
         if job.key not in self.tasks:
             data = job.config.data
-            name = run_id(job.config, fingerprint(data), locate(data))
+            name = run_id(job.config, mark_of(data), locate(data))
             self.tasks[job.key] = Task(job, Path(self.options.runs_dir) / name)
         return self.tasks[job.key]
 

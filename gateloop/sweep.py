@@ -130,13 +130,14 @@ def local(sweep: Sweep, options: argparse.Namespace, count: int | None) -> int:
     learns = sweep.file.method is Method.bayes  # from what has ended before it proposes
     at_once = max(1, count // 5) if learns else count
     taken = places(settings, options.workers, at_once, devices(sweep))
-    summary.check_packages()
+    summary.check_packages("optuna")
     pruner(sweep)
     for axis in sweep.varied:
         axis.local()
     print(overview(sweep, count), flush=True)
     if options.dry_run:
         return FINISHED
+    summary.check_packages()
     locate(sweep.first().data)
     results = options.results or Path("results")
     runs_dir = options.runs_dir or Path("runs")

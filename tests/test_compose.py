@@ -107,7 +107,8 @@ def test_a_text_stays_as_it_was_written():
 
 
 @pytest.mark.parametrize(
-    "folder", ["rüns (2), a=b", "it's", 'a "b"', "a\\b\\", '\\"', "#1", "~x", "1e5", "null"]
+    "folder",
+    ["rüns (2), a=b", "it's", 'a "b"', "a\\b\\", '\\"', "#1", "~x", "a\\\n", "1e5", "null"],
 )
 def test_any_text_can_be_quoted(folder):
     assert compose([quoted("runs_dir", folder)]).runs_dir == folder

@@ -165,7 +165,8 @@ def given_path(key: str, text: str, needed: str) -> Path:
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # a name too long, a folder locked, no such user
         reason = str(getattr(error, "strerror", None) or error).rstrip(".").lower()
-        raise InputError(f"{key}={text[:60]}…: {reason}; needed: {needed}") from error
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        raise InputError(f"{key}={shown}: {reason}; needed: {needed}") from error
     if not exists:
         raise missing(f"{key}={text}", path, needed)
     return path

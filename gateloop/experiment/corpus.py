@@ -6,6 +6,7 @@ sentencepiece model of the user's own, is only known where it is at hand.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from gateloop.config import DataConfig, TextConfig
@@ -13,7 +14,7 @@ from gateloop.data import fingerprint, locate
 from gateloop.errors import InputError
 from gateloop.names import TokenizerName
 
-_KNOWN: dict[str, str] = {}
+_KNOWN: dict[str, str | None] = {}
 
 
 def own_paths(data: DataConfig) -> dict[str, str]:
@@ -32,11 +33,11 @@ def is_of(data: DataConfig, made_from: str | None, file: str | None = None) -> b
     ``made_from``: the fingerprint in its identity; ``file``: its text's name. Where the text is
     not at hand the name decides, and where there is no name it may be.
     """
-    if made_from is None or not own_paths(data):
+    if not own_paths(data):
         return True
-    known = _fingerprint(data)
-    if known is not None:
-        return made_from == known
+    if made_from is not None:
+        with suppress(InputError):  # it is not at hand
+            return made_from == mark_of(data, fetch=False)
     path = data.path if isinstance(data, TextConfig) else None
     return file is None or path is None or file == Path(path).name
 
@@ -49,12 +50,13 @@ def is_whole(data: DataConfig) -> bool:
         return False
 
 
-def _fingerprint(data: DataConfig) -> str | None:
-    """None where the text is not at hand, which it may be later."""
+def mark_of(data: DataConfig, *, fetch: bool = True) -> str | None:
+    """``data``'s fingerprint, the same to the end of this process.
+
+    What runs are named by is what they are told apart by, though somebody edits the text meanwhile.
+    Raises InputError as ``fingerprint``.
+    """
     described = repr(data)
     if described not in _KNOWN:
-        try:
-            _KNOWN[described] = fingerprint(data, fetch=False) or ""
-        except InputError:
-            return None
+        _KNOWN[described] = fingerprint(data, fetch=fetch)
     return _KNOWN[described]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateloop.errors import FINISHED, INTERRUPTED, WRONG_INPUT
+from gateloop.experiment.corpus import mark_of
 from gateloop.experiment.plan import Job, merged
 from gateloop.experiment.record import FAILURE
 from gateloop.files import clear_disk_errors, write_json_atomic
@@ -152,7 +153,10 @@ class Pool:
         tail = _tail(task.log)
         if task.tries < TRIES and code != WRONG_INPUT:
             return Ended(task, code, seconds, tail, again=True)
-        failure = {"identity": json.loads(task.job.recipe), "code": code, "log": tail}
+        identity = json.loads(task.job.recipe)
+        made_from = mark_of(task.job.config.data, fetch=False)
+        identity |= {} if made_from is None else {"fingerprint": made_from}
+        failure = {"identity": identity, "code": code, "log": tail}
         with clear_disk_errors(task.folder):
             task.folder.mkdir(parents=True, exist_ok=True)
             write_json_atomic(task.folder / FAILURE, failure)

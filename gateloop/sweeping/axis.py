@@ -119,8 +119,9 @@ class Axis:
             )
         if self.choices:
             return known.CategoricalDistribution([str(choice) for choice in self.choices])
-        if self.kind is Distribution.int_uniform:
-            return known.IntDistribution(int(self.low), int(self.high))
+        ends = self.low, self.high, 1 if self.step is None else self.step
+        if all(isinstance(end, int) for end in ends):
+            return known.IntDistribution(int(self.low), int(self.high), step=int(ends[2]))
         logarithmic = self.kind in (Distribution.log_uniform, Distribution.log_uniform_values)
         return known.FloatDistribution(self.low, self.high, log=logarithmic, step=self.step)
 

@@ -134,7 +134,10 @@ class Sweep:
     def points(self) -> list[dict[str, Any]]:
         """Every setting of a grid. Raises InputError where there are too many."""
         axes = {axis.key: axis.grid() for axis in self.varied}
-        number = math.prod(map(len, axes.values()))
+        try:
+            number: float = math.prod(map(len, axes.values()))
+        except OverflowError:  # a range of more than len can tell
+            number = math.inf
         if number > MOST_POINTS:
             raise InputError(
                 f"{self.path}: the grid has {number:,} points; take fewer values, or method random"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateloop.compose import quoted
-from gateloop.data import fingerprint, locate
+from gateloop.data import locate
 from gateloop.errors import FINISHED, InputError, Interrupted
 from gateloop.experiment.board import Board, duration
+from gateloop.experiment.corpus import mark_of
 from gateloop.experiment.plan import Job, Setting, Stage, recipe_of
 from gateloop.experiment.record import UNREADABLE, read_json
 from gateloop.experiment.workers import Ended, Pool, Seat, Task
@@ -107,7 +108,7 @@ class Local:
     def _task(self, trial: Trial) -> Task:
         config = self.sweep.config(trial.params)
         arguments = self.sweep.arguments(trial.params)
-        name = run_id(config, fingerprint(config.data), locate(config.data))
+        name = run_id(config, mark_of(config.data), locate(config.data))
         trial.set_user_attr("run", name)
         job = Job(
             panel="",

@@ -26,11 +26,11 @@ FOLDER = "sweeps"  # in the folder of results
 PICTURES = ("history.png", "history.svg", "importance.png", "importance.svg")
 
 
-def check_packages() -> None:
-    """Raise InputError where a package is missing that a local sweep needs."""
+def check_packages(*packages: str) -> None:
+    """Raise InputError where one of ``packages`` is missing, or what a local sweep needs in all."""
     from importlib.util import find_spec
 
-    for package in ("optuna", "matplotlib", "scipy"):
+    for package in packages or ("optuna", "matplotlib", "scipy"):
         if not find_spec(package):
             raise InputError(f"--local needs the package {package}; pip install {package}")
 

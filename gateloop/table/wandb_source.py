@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gateloop.config import TextConfig
 from gateloop.derived import tokens_per_step
 from gateloop.draft import Draft, leaves
 from gateloop.errors import InputError
@@ -86,6 +87,7 @@ def as_record(run: dict[str, Any]) -> dict[str, Any] | None:
     if named is None:
         raise ValueError(f"run_id {id} is not this config's")
     facts = {name: summary.get(f"run/{name}") for name in FACTS}
+    path = config.data.path if isinstance(config.data, TextConfig) else None
     return {
         "id": id,
         "status": "finished",
@@ -99,6 +101,7 @@ def as_record(run: dict[str, Any]) -> dict[str, Any] | None:
         "causal": isinstance(gap, (int, float)) and gap <= NOT_CAUSAL,
         "metrics": {name: value for name, value in summary.items() if name.startswith("test/")},
         "identity": identity(config),
+        "facts": {} if path is None else {"file": Path(path).name},
         "commit": run.get("commit"),
         "curves": _curves(run.get("history", [])),
         "tracker": run["id"],

@@ -193,7 +193,7 @@ def test_a_path_that_cannot_be_looked_at_is_one_line(tmp_path, given, path, reas
     if "tokenizer" in given:
         given["tokenizer"] = TokenizerName(given["tokenizer"])
     key = "data.tokenizer_path" if "tokenizer_path" in given else "data.path"
-    with pytest.raises(InputError, match=rf"{key}=.*…: {reason}.*; needed: ") as raised:
+    with pytest.raises(InputError, match=rf"{key}=.*: {reason}.*; needed: ") as raised:
         open_source(TextConfig(**given, cache_dir=str(tmp_path)))
     assert "\n" not in str(raised.value)
 

@@ -169,6 +169,13 @@ def test_two_texts_are_two_runs(tmp_path: Path) -> None:
     archive = Archive(tmp_path, tmp_path / "runs")
     assert accuracy(archive, first) == 0.1
     assert archive.outcome(second).state is State.missing
+    fetched = {**content(first), "data": "text", "facts": {"file": "first.txt"}}  # from W&B
+    elsewhere = Archive(tmp_path, Runs(tmp_path / "none", [Record(tmp_path, fetched)]))
+    assert [accuracy(elsewhere, job) for job in (first, second)] == [0.5, None]
+    failure = {"identity": identity(first.config, fingerprint(first.config.data))}
+    (tmp_path / "runs" / "failed").mkdir()
+    (tmp_path / "runs" / "failed" / FAILURE).write_text(json.dumps(failure))
+    assert Archive(tmp_path, tmp_path / "runs").outcome(second).state is State.missing
     cells = [Cell(PANEL, EXPERIMENT.rows[0], final=[second])]
     assert archive.keep(cells) == []
     made(second, 0.2)

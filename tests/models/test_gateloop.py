@@ -238,6 +238,7 @@ def test_unknown_names_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"heads": 0}, "model.heads=0: must be at least 1"),
         ({"heads": 5}, "model.heads=5 does not divide model.d_model=32; nearest: 4"),
         ({"output_norm": "group", "output_norm_groups": 32}, "one channel a group"),
         (

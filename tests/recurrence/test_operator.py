@@ -265,6 +265,17 @@ def test_a_second_derivative_is_right_or_refused(mode: str, plain: bool) -> None
                 twice()
 
 
+@pytest.mark.parametrize("size", [(1, 5, 2, 1, 1), (1, 5, 2, 1, 4), (1, 5, 2, 3, 5)], ids=str)
+def test_a_second_derivative_by_a_kernel_is_refused_though_there_is_another_way(
+    size: tuple[int, ...],
+) -> None:
+    """Else the other way's part would be taken for the whole."""
+    x = make(size, state=False).map(lambda t: t.detach().requires_grad_())
+    y, _ = run(x, "scan")
+    with pytest.raises(RuntimeError, match="first derivative only"):
+        torch.autograd.grad(y.sum() + (x.v * x.v).sum(), x.v, create_graph=True)
+
+
 @pytest.mark.parametrize("mode", ["recurrent", "scan", "chunkwise"])
 def test_thousands_of_steps_remembered_whole(mode: str) -> None:
     """With |a| = 1 an error in the size of e^{i·phase} is multiplied by the length."""

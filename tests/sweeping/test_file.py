@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from optuna.distributions import IntDistribution
 
 from gateloop.errors import InputError
 from gateloop.sweeping.file import load_sweep, probes
@@ -116,6 +117,19 @@ def test_a_grid_is_every_point(tmp_path: Path) -> None:
     assert {"optimizer.lr": 0.2, "model.layers": 3} in points
     with pytest.raises(InputError, match="grid goes through values"):
         load_sweep(str(write(tmp_path, method="grid")))
+
+
+def test_steps_of_a_whole_number_are_whole(tmp_path: Path) -> None:
+    layers = {"model.layers": {"distribution": "q_uniform", "min": 1, "max": 5, "q": 2}}
+    (axis,) = load_sweep(str(write(tmp_path, varied=layers))).varied
+    found = axis.local()
+    assert isinstance(found, IntDistribution) and (found.low, found.high, found.step) == (1, 5, 2)
+
+
+def test_a_grid_beyond_all_numbers_is_one_line(tmp_path: Path) -> None:
+    seeds = {"seed": {"min": 0, "max": 10**19}}
+    with pytest.raises(InputError, match="the grid has inf points; take fewer values"):
+        load_sweep(str(write(tmp_path, method="grid", varied=seeds)))
 
 
 def test_a_change_of_what_is_run_makes_another_sweep(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def _operator(on_cpu: Callable[..., Any]) -> OpOverload:
     has emptied the caches these checks take a tenth of its time.
     """
     name = on_cpu.__name__
-    LIBRARY.define(name + torch.library.infer_schema(on_cpu, mutates_args=()))
+    schema = name + torch.library.infer_schema(on_cpu, mutates_args=())
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, on_cpu, "CPU")
     operator: OpOverload = getattr(torch.ops.gateloop, name).default
     return operator
