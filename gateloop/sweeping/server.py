@@ -64,8 +64,11 @@ def create(sweep: Sweep, project: str | None, entity: str | None) -> str:
         override = parse(change)
         if override.value is None:
             raise InputError(f"--set {change}: an agent cannot hand null to a run; leave it out")
-        # the agent writes a text as it is, and YAML would make another one of it
-        tree["parameters"][override.key] = {"value": override.text}
+        # the agent writes what it is given: a number where that is the same letters again, and
+        # else the text, of which YAML would make another one
+        same = isinstance(override.value, (int, float)) and str(override.value) == override.text
+        value = override.value if same else override.text
+        tree["parameters"][override.key] = {"value": value}
     project = project or sweep.file.project or PROJECT
     try:
         found = wandb.sweep(tree, project=project, entity=entity or sweep.file.entity)

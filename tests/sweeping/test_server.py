@@ -33,6 +33,7 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
             f"--workers={WORKERS}",
             "--project=tuning",
             "--set=seed=1",
+            "--set=tracker.group=no",
             **server.environment,
         )
         assert done.returncode == 0, done.stderr[-3000:]
@@ -43,7 +44,7 @@ def test_a_sweep_on_a_server(tmp_path: Path) -> None:
     (sent,) = server.calls["UpsertSweep"]
     assert sent["projectName"] == "tuning" and sent["entityName"] in (None, "tester")
     expected = content(method="bayes")
-    expected["parameters"]["seed"] = {"value": 1}
+    expected["parameters"] |= {"seed": {"value": 1}, "tracker.group": {"value": "no"}}
     assert yaml.safe_load(sent["config"]) == expected
     assert {"Viewer", "SweepWithRuns", "CreateAgent", "Heartbeat", "UpsertBucket"} <= set(
         server.calls
