@@ -38,7 +38,7 @@ def is_of(data: DataConfig, made_from: str | None, file: str | None = None) -> b
     if made_from is not None:
         with suppress(InputError):  # it is not at hand
             return made_from == mark_of(data, fetch=False)
-    path = data.path if isinstance(data, TextConfig) else None
+    path = own_paths(data).get("data.path")
     return file is None or path is None or file == Path(path).name
 
 

@@ -132,7 +132,10 @@ def wikitext_job(folder: Path) -> Job:
 
 
 def job_of(*overrides: str, data: str) -> Job:
-    given = [f"data={data}", "data.tokenizer=byte", *overrides]
+    kind = (
+        [] if any("tokenizer=" in override for override in overrides) else ["data.tokenizer=byte"]
+    )
+    given = [f"data={data}", *kind, *overrides]
     return plan(replace(EXPERIMENT, overrides=given), lambda job: None)[0].final[0]
 
 
@@ -149,6 +152,14 @@ def test_another_corpus_fills_no_cell_until_the_whole_one_is_there(
     run(tmp_path, job, 0.9, data="wt103", id="gru-wt103-s0-ffffffff")
     archive = Archive(tmp_path, tmp_path / "runs")
     assert archive.outcome(job).state is State.measured and accuracy(archive, job) == 0.9
+
+
+def test_the_name_of_a_wikitexts_folder_says_nothing(tmp_path: Path) -> None:
+    given = ["data.tokenizer=sentencepiece", f"data.tokenizer_path={tmp_path / 'own.model'}"]
+    job = job_of(*given, f"data.path={tmp_path / 'here'}", data="wt2")
+    fetched = {**content(job), "data": "wt2", "facts": {"file": "there"}}
+    archive = Archive(tmp_path, Runs(tmp_path / "none", [Record(tmp_path, fetched)]))
+    assert archive.outcome(job).state is State.measured
 
 
 def test_two_texts_are_two_runs(tmp_path: Path) -> None:
