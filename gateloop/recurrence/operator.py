@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -146,12 +145,12 @@ def _recurrence(
     _check(shape, v, phase, state, reset)
     varying = _varying(q, k, amplitude, phase, reset)
     d_value = v.shape[3]
-    given = [t for t in (q, k, v, amplitude, phase, state) if t is not None]
-    wide = any(t.dtype in (torch.float64, torch.complex128) for t in given)
+    dtypes = {t.dtype for t in (q, k, v, amplitude, phase, state) if t is not None}
+    wide = torch.float64 in dtypes or torch.complex128 in dtypes
     real = torch.float64 if wide else torch.float32
     signed = phase is not None and phase.dtype == torch.bool
     turns = phase is not None and not signed
-    is_complex = turns or any(t.is_complex() for t in given)
+    is_complex = turns or torch.complex64 in dtypes or torch.complex128 in dtypes
     fuses = (
         mode in ("auto", "scan")
         and not complex_output
@@ -314,29 +313,32 @@ def _check_inputs(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int]:
         )
     if q.ndim != 4:
         raise ValueError(f"q has shape {tuple(q.shape)}; it must be (batch, length, heads, d_key)")
-    batch, length, heads, _ = v.shape
+    batch, length, heads, d_value = v.shape
     d_key = q.shape[3]
+    shape = batch, length, heads, d_key
     for name, t in (("q", q), ("k", k)):
-        if (
-            t.ndim != 4
-            or tuple(t.shape[2:]) != (heads, d_key)
-            or any(axis not in (1, full) for axis, full in zip(t.shape, v.shape[:2], strict=False))
-        ):
+        if not _fits(t, shape) or t.shape[2:] != shape[2:]:
             raise ValueError(
                 f"{name} has shape {tuple(t.shape)}; with v {tuple(v.shape)} it must be "
-                f"(batch, length, heads, d_key), here {(batch, length, heads, d_key)}, where batch "
-                "and length may be 1"
+                f"(batch, length, heads, d_key), here {shape}, where batch and length may be 1"
             )
     if length == 0:
         raise ValueError("the sequence has length 0; it must have at least one step")
-    if math.prod(q.shape[2:]) == 0 or math.prod(v.shape[2:]) == 0:
+    if heads * d_key * d_value == 0:
         raise ValueError(
             f"q {tuple(q.shape)} and v {tuple(v.shape)} must have no axis of size 0 but the batch"
         )
     for name, t in (("q", q), ("k", k), ("v", v)):
         if t.dtype not in _INPUT_DTYPES:
             raise ValueError(f"{name} is {t.dtype}; it must be a floating or complex tensor")
-    return batch, length, heads, d_key
+    return shape
+
+
+def _fits(t: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether each axis of ``t`` is 1 or that of ``shape``."""
+    return t.shape == shape or (
+        t.ndim == len(shape) and all(n in (1, full) for n, full in zip(t.shape, shape, strict=True))
+    )
 
 
 def _check(
@@ -373,7 +375,7 @@ def _check_gate(
             f"{name} is {gate.dtype}; gates must be float32 or float64, made outside autocast: "
             "rounding them to 16 bits changes the output by up to 11 %"
         )
-    if gate.ndim != 4 or any(g not in (1, n) for g, n in zip(gate.shape, shape, strict=True)):
+    if not _fits(gate, shape):
         raise ValueError(
             f"{name} has shape {tuple(gate.shape)}; each of its four axes must be 1 or that of "
             f"(batch, length, heads, d_key), here {shape}"

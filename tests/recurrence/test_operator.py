@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import gateloop.recurrence.operator as operator
 from gateloop.recurrence import FIXED_MODES, MODES, gate_loop, gated_linear_recurrence, kernels
@@ -274,6 +275,18 @@ def test_a_second_derivative_by_a_kernel_is_refused_though_there_is_another_way(
     y, _ = run(x, "scan")
     with pytest.raises(RuntimeError, match="first derivative only"):
         torch.autograd.grad(y.sum() + (x.v * x.v).sum(), x.v, create_graph=True)
+
+
+@pytest.mark.parametrize("size", [(1, 5, 2, 1, 1), (1, 5, 2, 3, 5)], ids=str)
+def test_a_derivative_forward_through_a_kernel_is_refused(size: tuple[int, ...]) -> None:
+    """No tensor requires a gradient there: else it would be silently none."""
+    x = make(size, state=False)
+    with forward_ad.dual_level():
+        v = forward_ad.make_dual(x.v, torch.ones_like(x.v))
+        with pytest.raises(NotImplementedError, match="forward mode AD"):
+            run(replace(x, v=v), "scan")
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        torch.func.jvp(lambda v: run(replace(x, v=v), "scan")[0], (x.v,), (torch.ones_like(x.v),))
 
 
 @pytest.mark.parametrize("mode", ["recurrent", "scan", "chunkwise"])

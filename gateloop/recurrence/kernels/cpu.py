@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -15,35 +17,23 @@ LEAST_BLOCK = 16  # values
 LOGIT, LOG_AMPLITUDE, GROWING_LOG_AMPLITUDE = range(3)  # of gates.h
 
 
-class Shape(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batch", "length", "channels", "repeat")),
-        ("stride", ctypes.c_int64 * 12),
-    )
+# The structures of blocks.h and of the kernels, packed: ctypes is slower to fill its own, which is
+# seen beside a kernel that has emptied the caches. An address of None is 0.
+SHAPE = Struct("4q12q")  # batch, length, channels, repeat; stride
+# of; d_key, d_value, blocks; q_parts, k_parts, parts, gate, threads
+HEAD = Struct(f"{SHAPE.format}3q5i")
+INPUTS = Struct("7P")  # q, k, v, amplitude, phase, grad_y, reset
+GRADIENTS = Struct("6P2i")  # q, k, v, amplitude, phase, state; fixed_amplitude, fixed_phase
 
-
-class Head(ctypes.Structure):
-    _fields_ = (
-        ("of", Shape),
-        *((name, ctypes.c_int64) for name in ("d_key", "d_value", "blocks")),
-        *((n, ctypes.c_int) for n in ("q_parts", "k_parts", "parts", "gate", "threads")),
-    )
-
-
-def _pointers(*names: str) -> tuple[tuple[str, type], ...]:
-    return tuple((name, ctypes.c_void_p) for name in names)
-
-
-class Inputs(ctypes.Structure):
-    _fields_ = _pointers("q", "k", "v", "amplitude", "phase", "grad_y", "reset")
-
-
-class Gradients(ctypes.Structure):
-    _fields_ = (
-        *_pointers("q", "k", "v", "amplitude", "phase", "state"),
-        ("fixed_amplitude", ctypes.c_int),
-        ("fixed_phase", ctypes.c_int),
-    )
+_STRUCTURE, _INT, _POINTER = ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p
+ARGUMENTS = {
+    "gate_loop_forward": [_STRUCTURE] * 2 + [_INT] * 2 + [_POINTER] * 4,
+    "gate_loop_backward": [_STRUCTURE] * 2 + [_INT] * 2 + [_POINTER] * 2 + [_STRUCTURE],
+    "outer_product_forward": [_STRUCTURE] * 2 + [_POINTER] * 4,
+    "outer_product_backward": [_STRUCTURE] * 2 + [_POINTER] * 2 + [_STRUCTURE],
+    "linear_scan_forward": [_STRUCTURE] + [_INT] * 3 + [_POINTER] * 5,
+    "linear_scan_backward": [_STRUCTURE] + [_INT] * 2 + [_POINTER] * 8,
+}
 
 
 def available(real: torch.dtype) -> bool:
@@ -51,9 +41,12 @@ def available(real: torch.dtype) -> bool:
     return library(real) is not None
 
 
+@cache
 def _kernels(real: torch.dtype) -> ctypes.CDLL:
     kernels = library(real)
     assert kernels is not None
+    for name, arguments in ARGUMENTS.items():
+        getattr(kernels, name).argtypes = arguments
     return kernels
 
 
@@ -69,26 +62,29 @@ def _rows(t: Tensor) -> Tensor:
     return t if row and (heads == 1 or t.stride(2) == width) else t.contiguous()
 
 
-def _shape(size: tuple[int, ...], repeat: int, *arrays: Tensor | None) -> Shape:
+def _shape(size: tuple[int, ...], repeat: int, *arrays: Tensor | None) -> bytes:
     """``arrays`` are (batch or 1, length or 1, …); strides count real numbers."""
-    strides = []
-    for t in arrays:
-        if t is None:
-            strides += [0, 0]
-            continue
-        numbers = 2 if t.is_complex() else 1
-        for step, steps in zip(t.stride()[:2], t.shape[:2], strict=True):
-            strides.append(numbers * step if steps > 1 else 0)
-    strides += [0] * (12 - len(strides))
-    return Shape(*size, repeat, (ctypes.c_int64 * 12)(*strides))
+    return SHAPE.pack(*size, repeat, *_strides(arrays))
 
 
-def _at(t: Tensor | None) -> int | None:
-    return None if t is None else t.data_ptr()
+def _strides(arrays: tuple[Tensor | None, ...]) -> list[int]:
+    strides = [0] * 12
+    for i, t in enumerate(arrays):
+        if t is not None:
+            batch, length = t.shape[:2]
+            over_batch, over_time = t.stride()[:2]
+            numbers = 2 if t.is_complex() else 1
+            strides[2 * i] = numbers * over_batch if batch > 1 else 0
+            strides[2 * i + 1] = numbers * over_time if length > 1 else 0
+    return strides
 
 
-def _pointer(t: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(_at(t))
+def _at(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _all_at(*arrays: Tensor | None) -> list[int]:
+    return [_at(t) for t in arrays]
 
 
 def _gate(logits: bool, growth: bool) -> int:
@@ -118,11 +114,11 @@ def gate_loop(
     y, last = v.new_empty(v.shape), torch.empty_like(state)
     kept = v.new_empty(batch, chunks, state.shape[-1], heads * width)
     kernels.gate_loop_forward(
-        ctypes.byref(_shape(size, 1, q, k, v, amplitude, phase)),
-        ctypes.byref(Inputs(_at(q), _at(k), _at(v), _at(amplitude), _at(phase), None, _at(reset))),
+        _shape(size, 1, q, k, v, amplitude, phase),
+        INPUTS.pack(*_all_at(q, k, v, amplitude, phase, None, reset)),
         _gate(logits, growth),
         torch.get_num_threads(),
-        *(_pointer(t) for t in (state, y, last, kept)),
+        *_all_at(state, y, last, kept),
     )
     return y, last, kept
 
@@ -152,13 +148,12 @@ def gate_loop_backward(
     gradients = (grad_q, grad_k, grad_v, grad_amplitude, grad_phase, grad_state)
     fixed = [t is not None and t.shape[1] == 1 < v.shape[1] for t in (amplitude, phase)]
     _kernels(v.dtype).gate_loop_backward(
-        ctypes.byref(_shape(size, 1, q, k, v, amplitude, phase, grad_y)),
-        ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, grad_y, reset)))),
+        _shape(size, 1, q, k, v, amplitude, phase, grad_y),
+        INPUTS.pack(*_all_at(q, k, v, amplitude, phase, grad_y, reset)),
         _gate(logits, growth),
         torch.get_num_threads(),
-        _pointer(kept),
-        _pointer(grad_last),
-        ctypes.byref(Gradients(*(_at(t) for t in gradients), *fixed)),
+        *_all_at(kept, grad_last),
+        GRADIENTS.pack(*_all_at(*gradients), *fixed),
     )
     return gradients
 
@@ -171,7 +166,7 @@ def _gate_gradient(gate: Tensor, v: Tensor) -> Tensor:
     return v.new_empty(v.shape)
 
 
-def _outer_product(
+def _head(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -181,15 +176,20 @@ def _outer_product(
     parts: int,
     logits: bool,
     growth: bool,
-) -> Head:
+) -> bytes:
     batch, length, heads, d_value = v.shape
-    shape = _shape((batch, length, heads), 1, q, k, v, amplitude, phase, grad_y)
-    # whatever the number of threads, so that it changes no bit
-    blocks = min(-(-TASKS // max(1, batch * heads)), -(-d_value // LEAST_BLOCK))
     q_parts, k_parts = (2 if t.is_complex() else 1 for t in (q, k))
-    gate = _gate(logits, growth)
-    sizes = q.shape[3], d_value, blocks, q_parts, k_parts, parts
-    return Head(shape, *sizes, gate, torch.get_num_threads())
+    return HEAD.pack(
+        *(batch, length, heads, 1, *_strides((q, k, v, amplitude, phase, grad_y))),
+        *(q.shape[3], d_value, _blocks(v)),
+        *(q_parts, k_parts, parts, _gate(logits, growth), torch.get_num_threads()),
+    )
+
+
+def _blocks(v: Tensor) -> int:
+    """Of a head's values: whatever the number of threads, so that it changes no bit."""
+    batch, _, heads, d_value = v.shape
+    return min(-(-TASKS // max(1, batch * heads)), -(-d_value // LEAST_BLOCK))
 
 
 def _spread(gate: Tensor, q: Tensor) -> Tensor:
@@ -217,11 +217,10 @@ def outer_product(
     y, last = torch.zeros_like(v, memory_format=torch.contiguous_format), torch.empty_like(state)
     chunks = -(-length // kernels.outer_product_chunk())
     kept = v.new_empty(batch, heads, -(-d_key // group), chunks, d_value, state.shape[4], group)
-    head = _outer_product(q, k, v, amplitude, phase, None, state.shape[4], logits, growth)
     kernels.outer_product_forward(
-        ctypes.byref(head),
-        ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, None, reset)))),
-        *(_pointer(t) for t in (state, y, last, kept)),
+        _head(q, k, v, amplitude, phase, None, state.shape[4], logits, growth),
+        INPUTS.pack(*_all_at(q, k, v, amplitude, phase, None, reset)),
+        *_all_at(state, y, last, kept),
     )
     return y, last, kept
 
@@ -242,8 +241,7 @@ def outer_product_backward(
     grad_y, q, k, v = (_rows(t) for t in (grad_y, q, k, v))
     amplitude, phase = _spread(amplitude, q), None if phase is None else _spread(phase, q)
     grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
-    head = _outer_product(q, k, v, amplitude, phase, grad_y, grad_last.shape[4], logits, growth)
-    size = (head.blocks, *v.shape[:3], q.shape[3])
+    size = (_blocks(v), *v.shape[:3], q.shape[3])
 
     def of(gate: Tensor) -> Tensor:
         if gate.shape[1] == 1 < v.shape[1]:
@@ -256,15 +254,14 @@ def outer_product_backward(
     gradients = (grad_q, grad_k, grad_v, grad_amplitude, grad_phase, grad_state)
     fixed = [t is not None and t.shape[1] == 1 < v.shape[1] for t in (amplitude, phase)]
     _kernels(v.dtype).outer_product_backward(
-        ctypes.byref(head),
-        ctypes.byref(Inputs(*(_at(t) for t in (q, k, v, amplitude, phase, grad_y, reset)))),
-        _pointer(kept),
-        _pointer(grad_last),
-        ctypes.byref(Gradients(*(_at(t) for t in gradients), *fixed)),
+        _head(q, k, v, amplitude, phase, grad_y, grad_last.shape[4], logits, growth),
+        INPUTS.pack(*_all_at(q, k, v, amplitude, phase, grad_y, reset)),
+        *_all_at(kept, grad_last),
+        GRADIENTS.pack(*_all_at(*gradients), *fixed),
     )
 
     def whole(terms: Tensor) -> Tensor:
-        return terms.sum(0) if head.blocks > 1 else terms[0]
+        return terms.sum(0) if len(terms) > 1 else terms[0]
 
     by_phase = None if grad_phase is None else whole(grad_phase)
     by_q, by_k, by_amplitude = (whole(t) for t in (grad_q, grad_k, grad_amplitude))
@@ -278,11 +275,11 @@ def linear_scan_(
     if reset is not None and reset.stride(1) != 1:
         reset = reset.contiguous()
     _kernels(x.real.dtype if x.is_complex() else x.dtype).linear_scan_forward(
-        ctypes.byref(_shape(x.shape, x.shape[2] // a.shape[2], a, x, out, None, reset)),
+        _shape(x.shape, x.shape[2] // a.shape[2], a, x, out, None, reset),
         2 if x.is_complex() else 1,
         torch.get_num_threads(),
         int(reverse),
-        *(_pointer(t) for t in (a, x, start, reset, out)),
+        *_all_at(a, x, start, reset, out),
     )
 
 
@@ -296,9 +293,9 @@ def linear_scan_backward(
     grad_x, grad_start = torch.empty_like(h), torch.empty_like(start)
     grad_a = a.new_zeros(batch, 1, channels) if fixed else torch.empty_like(h)
     _kernels(h.real.dtype if h.is_complex() else h.dtype).linear_scan_backward(
-        ctypes.byref(_shape(h.shape, 1, a, grad, grad_x, grad_a, reset)),
+        _shape(h.shape, 1, a, grad, grad_x, grad_a, reset),
         2 if h.is_complex() else 1,
         torch.get_num_threads(),
-        *(_pointer(t) for t in (a, h, start, reset, grad, grad_x, grad_a, grad_start)),
+        *_all_at(a, h, start, reset, grad, grad_x, grad_a, grad_start),
     )
     return grad_a, grad_x, grad_start

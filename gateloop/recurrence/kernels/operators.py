@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
 
 from gateloop.recurrence.derivative import OTHER_MODES, first_only
 from gateloop.recurrence.kernels import cpu
@@ -254,7 +255,16 @@ def _differentiable(operator: OpOverload, backward: OpOverload) -> None:
             by_phase = None if phase is None else _summed(by_phase, phase)
             return by_q, by_k, by_v, by_amplitude, by_phase, by_state, None, None, None
 
-    LIBRARY.impl(operator, Recurrence.apply, "Autograd")
+    def recurrence(*inputs: Any) -> Any:
+        # where nobody asks for a derivative, half of the way through autograd is saved; one that
+        # goes forward is asked for by no tensor's requires_grad, and refused by Recurrence
+        backward_asked = torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs)
+        if backward_asked or forward_ad._current_level >= 0:
+            return Recurrence.apply(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*inputs)
+
+    LIBRARY.impl(operator, recurrence, "Autograd")
 
 
 def _summed(terms: Tensor, gate: Tensor) -> Tensor:
