@@ -62,7 +62,7 @@ def fuses(
     if v.is_complex():
         return False
     plain = _is_plain(q, k, turns, is_complex)
-    if v.device.type == "cuda":
+    if v.is_cuda:
         kind = "gate_loop" if _is_narrow(q, v) else "outer_product"
         return plain and not _left_out and real == torch.float32 and _built_on_cuda(kind)
     return available(v.device.type, real) and (plain or not q.shape[3] == v.shape[3] == 1)
@@ -144,7 +144,7 @@ def solves(a: Tensor, out: Tensor) -> bool:
 def scans(x: Tensor) -> bool:
     """Whether there is a kernel for all states of x's kind, and one for their gradients."""
     real = x.real.dtype if x.is_complex() else x.dtype
-    if x.device.type == "cuda":
+    if x.is_cuda:
         return not _left_out and real == torch.float32 and _built_on_cuda("linear_scan")
     return available(x.device.type, real)
 

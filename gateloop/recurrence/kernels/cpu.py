@@ -57,6 +57,8 @@ def _dense(t: Tensor) -> Tensor:
 
 def _rows(t: Tensor) -> Tensor:
     """``t``, the two last axes of which are dense."""
+    if t.is_contiguous():
+        return t
     heads, width = t.shape[2:]
     row = width == 1 or t.stride(3) == 1
     return t if row and (heads == 1 or t.stride(2) == width) else t.contiguous()
