@@ -74,6 +74,8 @@ class Draft:
                 continue
             if not math.isfinite(number):
                 raise InputError(f"{key.name}={text}: not finite; expected {key.expected}")
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise InputError(f"{key.name}={text}: more than 64 bits hold; {key.expected}")
             if not key.in_range(number):
                 raise InputError(f"{key.name}={text}: out of range; expected {key.expected}")
 

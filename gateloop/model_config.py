@@ -27,7 +27,7 @@ class ModelConfig:
 
     name: str = setting("gateloop", "the model; set by model=…")
     d_model: int = setting(64, "width of the residual stream", least=1)
-    layers: int = setting(2, "blocks of time mixing and channel mixing", least=1)
+    layers: int = setting(2, "blocks of time mixing and channel mixing", least=1, most=1000)
     parameters: Optional[int] = setting(
         None,
         "parameter budget without embedding and head; the channel-mixing width is solved from it",

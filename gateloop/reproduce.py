@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from gateloop.command import Parser, run_command
+from gateloop.command import Parser, run_command, runs_folder
 from gateloop.compose import quoted
 from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_launcher(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and stop")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results")
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), help="runs")
+    parser.add_argument("--runs-dir", type=runs_folder, default=Path("runs"), help="runs")
     options = parser.parse_args(argv)
     if options.workers is not None and options.workers < 1:
         raise InputError(f"--workers {options.workers}: must be at least 1")

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gateloop.command import Parser, run_command
+from gateloop.command import Parser, run_command, runs_folder
 from gateloop.data import locate
 from gateloop.errors import CRASHED, FINISHED, InputError
 from gateloop.experiment.workers import seats
@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="check the file, and stop")
     parser.add_argument("--local", action="store_true", help="without a server, by Optuna")
     add_launcher(parser)
-    parser.add_argument("--runs-dir", type=Path, help="runs (--local; runs)")
+    parser.add_argument("--runs-dir", type=runs_folder, help="runs (--local; runs)")
     parser.add_argument("--results", type=Path, help="results (--local; results)")
     parser.add_argument("--project", help="W&B project (the file's, else gateloop)")
     parser.add_argument("--entity", help="W&B entity (the file's, else your default)")

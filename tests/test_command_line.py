@@ -71,6 +71,8 @@ OUT_OF_RANGE = [
     ("data.samples=0", "data.samples=0", "≥ 1"),
     ("data.test_lengths=[128,0]", "data.test_lengths=[128,0]", "≥ 1"),
     ("model.short_convolution=65", "model.short_convolution=65", "≤ 64"),
+    ("model.layers=1001", "model.layers=1001", "≤ 1000"),
+    (f"model.d_model={10**20}", f"model.d_model={10**20}", "64 bits"),
 ]
 NOT_FINITE = [
     ("optimizer.lr=nan", "optimizer.lr=nan", "not finite"),
@@ -416,6 +418,16 @@ def test_a_crash_keeps_its_traceback_and_exits_1(tmp_path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+@pytest.mark.parametrize("width", [10**13, 10**18], ids=["no such memory", "no such number"])
+def test_a_model_that_no_memory_holds_is_told_in_one_line(width, tmp_path):
+    """Of 10^13 × 64 numbers the addresses do not reach to the end, however much memory there is."""
+    argv = ["-m", "gateloop.run", "data=memory_horizon", f"model.d_channel={width}"]
+    done = process(*argv, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("gateloop: more than the memory holds")
 
 
 def test_help_goes_quietly_into_a_pipe_that_closes(tmp_path):

@@ -135,6 +135,7 @@ def test_what_the_table_needs_is_found_wrong_before_the_runs(folder: Path) -> No
         ),
         (["--launcher-option", "minutes=3"], "--launcher-option: there is no launcher; give"),
         (["--wrkers", "2"], "unrecognized arguments: --wrkers 2"),
+        (["--runs-dir", "a${b}"], r"--runs-dir a\$\{b\}: references are refused"),
     ],
 )
 def test_what_is_wrong_is_one_line(folder: Path, arguments: list[str], message: str) -> None:

@@ -51,6 +51,7 @@ def test_the_overview(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
             "--workers 999: there are .* cores; take at",
         ),
         (["small.yaml", "--runs-dir=x"], "--runs-dir: only with --local"),
+        (["small.yaml", "--local", "--runs-dir=a${b}"], "--runs-dir .*references are refused"),
         (["small.yaml", "--launcher=slurm"], "--launcher: only with --local"),
         (["small.yaml", "--local", "--count=1", "--launcher=slrum"], "slrum: .*did you mean slurm"),
         (["small.yaml", "--local", "--project=x"], "--project: only where a sweep is created"),
