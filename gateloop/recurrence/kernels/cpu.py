@@ -20,8 +20,8 @@ LOGIT, LOG_AMPLITUDE, GROWING_LOG_AMPLITUDE = range(3)  # of gates.h
 # The structures of blocks.h and of the kernels, packed: ctypes is slower to fill its own, which is
 # seen beside a kernel that has emptied the caches. An address of None is 0.
 SHAPE = Struct("4q12q")  # batch, length, channels, repeat; stride
-# of; d_key, d_value, blocks; q_parts, k_parts, parts, gate, threads
-HEAD = Struct(f"{SHAPE.format}3q5i")
+# of; d_key, d_value, blocks; q_parts, k_parts, parts, gate, threads; as many bytes as C gives it
+HEAD = Struct(f"{SHAPE.format}3q5i0q")
 INPUTS = Struct("7P")  # q, k, v, amplitude, phase, grad_y, reset
 GRADIENTS = Struct("6P2i")  # q, k, v, amplitude, phase, state; fixed_amplitude, fixed_phase
 
