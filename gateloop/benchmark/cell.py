@@ -34,6 +34,8 @@ class What(Enum):
 class Cell:
     """``kind``: which problem of the benchmark; ``sizes``: its shape.
 
+    ``settings``: what else there is to it; ``against``: the length of the sequences that the same
+    tokens are cut into for the step beside it, whose time is the measure of linear cost.
     ``allocator``: under ``default`` the C library's is as the process finds it and as
     gateloop.recurrence, once used, sets it for all; ``untouched`` forbids that; ``tuned`` sets it
     at the start, as a training run does.
@@ -126,7 +128,7 @@ def _step(cuda: bool, quick: bool, _: dict[str, Any]) -> list[dict[str, Any]]:
     if cuda:
         shapes = [(16, 1024, GPT2), (2, 8192, GPT2)]
     if quick:
-        settings, shapes, lengths = {"size": "tiny"}, [(1, 8, 16)], (8,)
+        settings, shapes, lengths = {"size": "tiny"}, [(1, 8, 16)], (4, 8)
 
     def cell(kind: str, batch: int, length: int, vocabulary: int) -> dict[str, Any]:
         sizes = {"batch": batch, "length": length, "vocabulary": vocabulary}
@@ -137,9 +139,10 @@ def _step(cuda: bool, quick: bool, _: dict[str, Any]) -> list[dict[str, Any]]:
         narrow = settings | {"dtype": "bfloat16"}
         cells += [cell("models", *shape) | {"settings": narrow} for shape in shapes[:2]]
     tokens = lengths[0] if quick else STEP_TOKENS
-    return cells + [
-        cell("by_length", max(1, tokens // length), length, BYTES) for length in lengths
-    ]
+    first = cell("by_length", tokens // lengths[0], lengths[0], BYTES)
+    longer = [cell("by_length", max(1, tokens // length), length, BYTES) for length in lengths[1:]]
+    against = {"settings": settings | {"against": lengths[0]}}
+    return [*cells, first, *(each | against for each in longer)]
 
 
 def _decode(cuda: bool, quick: bool, _: dict[str, Any]) -> list[dict[str, Any]]:

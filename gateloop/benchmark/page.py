@@ -259,8 +259,10 @@ def _step(kind: str, outcomes: list[Any]) -> list[str]:
 
 
 def _steps_by_length(outcomes: list[Any]) -> list[str]:
-    rows = [["length", "batch", "ms", "µs per token", "per token, × the first", "peak memory, MiB"]]
-    first = None
+    """What length costs: shorter sequences of the same tokens were timed in the same rounds."""
+    cut = f"{outcomes[0]['cell']['sizes']['length']:,}"
+    rows = [["length", "batch", "ms", "µs per token", f"× the same tokens in sequences of {cut}",
+             "peak memory of both, MiB"]]  # fmt: skip
     for outcome in outcomes:
         (part,) = outcome["parts"]
         times = _of(part, part["reference"])
@@ -270,8 +272,9 @@ def _steps_by_length(outcomes: list[Any]) -> list[str]:
             rows.append([*size, escaped(part["entries"][0]["state"]), "", "", ""])
             continue
         per_token = found.median / (sizes["length"] * sizes["batch"])
-        first = first or per_token
-        shown = [milliseconds(times), number(1e6 * per_token), f"{per_token / first:.2f}"]
+        shorter = [entry["seconds"] for entry in part["entries"][1:] if "seconds" in entry]
+        shown = [milliseconds(times), number(1e6 * per_token)]
+        shown.append(_ratio(times, shorter[0]) if shorter else "")
         rows.append([*size, *shown, f"{outcome['peak_MiB']:,.0f}"])
     return [f"**Cost by length**: {escaped(_constant(outcomes))}", grid(rows)]
 

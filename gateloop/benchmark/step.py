@@ -56,6 +56,9 @@ def measure(cell: Cell) -> dict[str, Any]:
                     Role.peer, "gateloop", ours("transformer", compiled=True),
                 ),
             }  # fmt: skip
+    cut = cell.settings.get("against")
+    if cut:
+        makers[in_sequences_of(cut)] = (Role.ours, "gateloop", ours("gateloop", cut=cut))
     entries, runs = [], {}
     for label, (role, package, make) in makers.items():
         if is_missing(package):
@@ -79,11 +82,15 @@ def settings(model: str, cell: Cell, compiled: bool = False) -> Config:
     return compose(given)
 
 
+def in_sequences_of(cut: int) -> str:
+    return f"{OURS}, the same tokens in sequences of {cut:,}"
+
+
 def ours(
-    name: str, head: bool = True, compiled: bool = False
+    name: str, head: bool = True, compiled: bool = False, cut: int | None = None
 ) -> Callable[[Cell, Tensor, Tensor], tuple[Run, int]]:
     """A step of our model ``name``, and its parameters; without ``head`` it ends at the features,
-    so that the difference is the head's share."""
+    so that the difference is the head's share; ``cut``: the tokens in sequences of that length."""
 
     def make(cell: Cell, inputs_BL: Tensor, targets_BL: Tensor) -> tuple[Run, int]:
         config = settings(name, cell, compiled)
@@ -93,6 +100,8 @@ def ours(
         training = Training(config, model).to(cell.device)
         training.sums = training.sums.to(cell.device)
         optimizer, _ = make_optimizer(model, config)
+        if cut:
+            inputs_BL, targets_BL = inputs_BL.view(-1, cut), targets_BL.view(-1, cut)
         batch = {"inputs": inputs_BL, "targets": targets_BL}
 
         def step() -> None:

@@ -97,10 +97,18 @@ def records() -> dict[tuple[What, str], Record]:
             outcome(
                 "by_length",
                 {"batch": 1024 // length or 1, "length": length, "vocabulary": 256},
-                part("training step", entry("GateLoop", times, "ours", parameters=1)),
+                part(
+                    "training step",
+                    entry("GateLoop", times, "ours", parameters=1),
+                    *(entry("in sequences of 512", t, "ours", parameters=1) for t in shorter),
+                ),
                 what="step",
             )
-            for length, times in ((512, [1.024]), (1024, [1.1264]), (2048, "does not run here (X)"))
+            for length, times, shorter in (
+                (512, [1.024], []),
+                (1024, [1.1264, 2.2], [[1.024, 2.2]]),
+                (2048, "does not run here (X)", ["does not run here (X)"]),
+            )
         ),
     )
     decode = record(

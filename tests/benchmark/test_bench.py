@@ -106,9 +106,10 @@ def test_the_full_plan_has_the_promised_shapes() -> None:
             } <= shapes
     lengths = [c.sizes["length"] for c in cells if c.kind == "by_length"]
     assert (lengths[0], lengths[-1]) == (512, 65536)
-    steps = [c.sizes for c in plan(What.step, "cpu", 2, 3, False, {}) if c.kind == "by_length"]
-    assert [size["length"] for size in steps] == lengths
-    assert [size["batch"] for size in steps] == [8, 4, 2, 1, 1, 1, 1, 1]
+    steps = [c for c in plan(What.step, "cpu", 2, 3, False, {}) if c.kind == "by_length"]
+    assert [step.sizes["length"] for step in steps] == lengths
+    assert [step.sizes["batch"] for step in steps] == [8, 4, 2, 1, 1, 1, 1, 1]
+    assert [step.settings.get("against") for step in steps] == [None] + [512] * 7
 
 
 def test_a_cell_whose_process_ends_ill_says_why() -> None:
