@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gateloop.recurrence import gate_loop, gated_linear_recurrence, kernels, linear_scan
 from gateloop.recurrence.kernels import compiler, cuda, operators
@@ -341,18 +343,48 @@ def test_ten_thousand_calls_leak_nothing() -> None:
     assert calls(10_000) - before < 16 * 1024
 
 
+class Kept(TorchDispatchMode):
+    """The numbers of state that the recurrences called inside have kept."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (operators.gate_loop, operators.outer_product):
+            self.numbers += result[2].numel()
+        return result
+
+
+@pytest.mark.parametrize("shape", [LONG, WIDE], ids=["channels", "heads"])
+def test_a_state_is_kept_only_where_a_gradient_is_asked_for(shape: tuple[int, ...]) -> None:
+    x = make(shape).to(torch.float32)
+    leaf = replace(x, v=x.v.clone().requires_grad_())
+    with Kept() as asked:
+        expected = run(leaf, mode="scan")
+    with Kept() as unasked:
+        found = run(x, mode="scan")
+        with torch.no_grad():
+            run(leaf, mode="scan")
+    assert unasked.numbers == 0 < asked.numbers
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("phase", ["angle", "none"])
 def test_torch_knows_the_operators(phase: str) -> None:
     x = make((2, 20, 3, 1, 1), phase=phase).to(torch.float32)
     q, k, v, amplitude = (t.requires_grad_() for t in (x.q, x.k, x.v, x.log_amplitude))
     angle = None if x.phase is None else x.phase.requires_grad_()
     state = torch.randn(2, 3, 1, 1, 1 if angle is None else 2, requires_grad=True)
-    given = (q, k, v, amplitude, angle, state, None, True, False)
+    given = (q, k, v, amplitude, angle, state, None, True, False, False)
     torch.library.opcheck(operators.gate_loop, given)
+    unasked = [t.detach() if isinstance(t, torch.Tensor) else t for t in given[:-1]]
+    torch.library.opcheck(operators.gate_loop, (*unasked, True))
     outer = [t.expand(*t.shape[:3], 2).clone().requires_grad_() for t in (q, k, v, amplitude)]
     phases = None if angle is None else outer[3].detach().clone().requires_grad_()
     states = torch.randn(2, 3, 2, 2, 1 if angle is None else 2, requires_grad=True)
-    torch.library.opcheck(operators.outer_product, (*outer, phases, states, None, False, False))
+    torch.library.opcheck(
+        operators.outer_product, (*outer, phases, states, None, False, False, False)
+    )
     a, x, start = torch.rand(2, 20, 3), torch.randn(2, 20, 3), torch.zeros(2, 3)
     torch.library.opcheck(operators.linear_scan_, (a, x, start, None, torch.empty_like(x), False))
     torch.library.opcheck(operators.linear_scan_, (a, x, start, None, x, True))

@@ -547,3 +547,21 @@ def test_chunkwise_as_large_as_in_use(phase: str, amplitude_axes: str, device: s
     for size in ((2, 333, 3, 64, 64), (1, 130, 2, 128, 100)):
         x = make(size, phase=phase, amplitude_axes=amplitude_axes, resets=True)
         check_chunkwise(x.to(torch.float32), device, None)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("segments", [1, 2])
+def test_states_that_no_gradient_asks_for_are_not_kept(segments: int, device: str) -> None:
+    x = elementwise_case(1, 150, 3, phase_axes="BL").to(device)
+    rows = (x.q, x.k, x.v, x.amplitude, x.phase, x.state)
+    heads = make((1, 150, 2, 3, 4)).to(torch.float32).map(lambda t: t.to(device))
+    assert heads.state is not None
+    matrices = (heads.q, heads.k, heads.v, heads.log_amplitude, heads.phase)
+    for forward, given in (
+        (elementwise.forward, rows),
+        (chunkwise.forward, (*matrices, in_parts(heads.state))),
+    ):
+        kept = forward(*given, None, False, False, True, segments=segments)
+        unkept = forward(*given, None, False, False, False, segments=segments)
+        assert kept[2].shape[1] == 3 and unkept[2].numel() == 0
+        assert torch.equal(kept[0], unkept[0]) and torch.equal(kept[1], unkept[1])

@@ -101,7 +101,7 @@ def fused(
         y, last = _channels(q, k, v, amplitude, phase, parts, reset, logits, growth)
     else:
         y, last, _ = operators.outer_product(
-            q, k, v, amplitude, phase, parts, reset, logits, growth
+            q, k, v, amplitude, phase, parts, reset, logits, growth, False
         )
     return y, torch.view_as_complex(last) if is_complex else last.squeeze(-1)
 
@@ -126,7 +126,7 @@ def _channels(
 
     y_BLHW, last, _ = operators.gate_loop(
         *map(channels, (q_BLHK, k_BLHK, v_BLHV, amplitude)),
-        None if phase is None else channels(phase), state_BHKVP, reset_BL, logits, growth,
+        None if phase is None else channels(phase), state_BHKVP, reset_BL, logits, growth, False,
     )  # fmt: skip
     return y_BLHW if d_key == 1 else y_BLHW.sum(3, keepdim=True), last
 

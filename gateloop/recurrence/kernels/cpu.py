@@ -105,6 +105,7 @@ def gate_loop(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = _kernels(v.dtype)
     q, k, v, amplitude = (_rows(t) for t in (q, k, v, amplitude))
@@ -112,7 +113,7 @@ def gate_loop(
     state, reset = state.contiguous(), None if reset is None else reset.contiguous()
     batch, length, heads, width = v.shape
     size = batch, length, heads * width
-    chunks = -(-length // kernels.gate_loop_chunk())
+    chunks = -(-length // kernels.gate_loop_chunk()) if keeps else 0
     y, last = v.new_empty(v.shape), torch.empty_like(state)
     kept = v.new_empty(batch, chunks, state.shape[-1], heads * width)
     kernels.gate_loop_forward(
@@ -120,7 +121,7 @@ def gate_loop(
         INPUTS.pack(*_all_at(q, k, v, amplitude, phase, None, reset)),
         _gate(logits, growth),
         torch.get_num_threads(),
-        *_all_at(state, y, last, kept),
+        *_all_at(state, y, last, kept if keeps else None),
     )
     return y, last, kept
 
@@ -209,6 +210,7 @@ def outer_product(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kernels = _kernels(v.dtype)
     q, k, v = (_rows(t) for t in (q, k, v))
@@ -217,12 +219,12 @@ def outer_product(
     batch, length, heads, d_value = v.shape
     d_key, group = q.shape[3], kernels.outer_product_group()
     y, last = torch.zeros_like(v, memory_format=torch.contiguous_format), torch.empty_like(state)
-    chunks = -(-length // kernels.outer_product_chunk())
+    chunks = -(-length // kernels.outer_product_chunk()) if keeps else 0
     kept = v.new_empty(batch, heads, -(-d_key // group), chunks, d_value, state.shape[4], group)
     kernels.outer_product_forward(
         _head(q, k, v, amplitude, phase, None, state.shape[4], logits, growth),
         INPUTS.pack(*_all_at(q, k, v, amplitude, phase, None, reset)),
-        *_all_at(state, y, last, kept),
+        *_all_at(state, y, last, kept if keeps else None),
     )
     return y, last, kept
 

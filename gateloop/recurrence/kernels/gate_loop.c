@@ -3,8 +3,9 @@
        h_n = a_n h_{n-1} + k_n v_n        y_n = q_n Re h_n        a_n = |a_n| e^{i phase_n}
 
    Serial in time, parallel over batch and blocks of channels; real and imaginary parts apart. The
-   forward pass keeps the state before every CHUNK steps and nothing else; the backward pass goes
-   through the chunks from the last, computes each chunk's states again, then walks it back with
+   forward pass keeps the state before every CHUNK steps (none where ``kept`` is NULL) and nothing
+   else; the backward pass goes through the chunks from the last, computes each chunk's states again,
+   then walks it back with
 
        G_n = (q_n dy_n, 0) + conj(a_{n+1}) G_{n+1}
 
@@ -95,7 +96,7 @@ ALWAYS_INLINE void forward_block(const Shape *s, const Inputs *in, int64_t b, in
     ROW REAL row[BLOCK];
     load_state(&h, state + here, width, turns);
     for (int64_t n = 0; n < s->length; n++) {
-        if (n % CHUNK == 0)
+        if (kept && n % CHUNK == 0)
             store(kept + (b * count + n / CHUNK) * kept_size + first, &h, s->channels, width, turns);
         fetch_row(s, in, b, n + AHEAD, first, width, turns);
         const REAL *restrict q = in->q + at(s, Q, b, n) + first;

@@ -45,6 +45,7 @@ def gate_loop(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_n = a_n h_{n-1} + k_n v_n,  y_n = q_n Re h_n,  gates and read-out in one pass.
 
@@ -57,18 +58,21 @@ def gate_loop(
         reset (batch, length) bool or None: the state is zero before that step.
     Returns y (batch, length, heads, width), the last state, and the states before every CHUNK
     steps, (batch, ⌈length / CHUNK⌉, parts, heads · width), from which the backward pass computes
-    all others again. All of one dtype, float32 or, on a CPU, float64.
+    all others again; none unless it ``keeps`` them, as it does wherever autograd asks it for
+    gradients. All of one dtype, float32 or, on a CPU, float64.
     """
-    return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth)
+    return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth, keeps)
 
 
 @torch.library.impl(LIBRARY, "gate_loop", "CUDA")
-def gate_loop_on_cuda(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+def gate_loop_on_cuda(  # type: ignore[no-untyped-def]
+    q, k, v, amplitude, phase, state, reset, logits, growth, keeps
+):
     from gateloop.recurrence.kernels import triton_elementwise
 
     q, k, x, amplitude, phase = _flat(q, k, v, amplitude, phase)
     y, last, kept = triton_elementwise.forward(
-        q, k, x, amplitude, phase, state.flatten(1, 3), reset, logits, growth
+        q, k, x, amplitude, phase, state.flatten(1, 3), reset, logits, growth, keeps
     )
     return y.view(v.shape), last.view(state.shape), kept
 
@@ -78,9 +82,9 @@ def _flat(*arrays: Any) -> Iterator[Any]:
 
 
 @torch.library.register_fake("gateloop::gate_loop", lib=LIBRARY)
-def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+def _(q, k, v, amplitude, phase, state, reset, logits, growth, keeps):  # type: ignore[no-untyped-def]
     chunk = CHUNK[v.device.type]
-    chunks = (v.shape[1] + chunk - 1) // chunk
+    chunks = (v.shape[1] + chunk - 1) // chunk if keeps else 0
     kept = state.new_empty(v.shape[0], chunks, state.shape[-1], v.shape[2] * v.shape[3])
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
@@ -147,33 +151,34 @@ def outer_product(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h_n = a_n ⊙ h_{n-1} + k_nᵀ v_n,  y_n = Re(q_n h_n), for heads with a matrix of state.
 
     As ``gate_loop``, but q and k are (batch, length, heads, d_key), real or, on a CPU, complex, v
     (batch, length, heads, d_value) real, amplitude and phase (batch or 1, length or 1, heads or 1,
-    d_key or 1), state (batch, heads, d_key, d_value, parts). Of the states, those before every 32nd
-    step are kept for the backward pass, before every 64th on a GPU, in an order of their own.
+    d_key or 1), state (batch, heads, d_key, d_value, parts). Of the states it ``keeps`` those
+    before every 32nd step, before every 64th on a GPU, in an order of their own.
     """
-    return cpu.outer_product(q, k, v, amplitude, phase, state, reset, logits, growth)
+    return cpu.outer_product(q, k, v, amplitude, phase, state, reset, logits, growth, keeps)
 
 
 @torch.library.impl(LIBRARY, "outer_product", "CUDA")
-def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+def _(q, k, v, amplitude, phase, state, reset, logits, growth, keeps):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_chunkwise
 
-    return triton_chunkwise.forward(q, k, v, amplitude, phase, state, reset, logits, growth)
+    return triton_chunkwise.forward(q, k, v, amplitude, phase, state, reset, logits, growth, keeps)
 
 
 @torch.library.register_fake("gateloop::outer_product", lib=LIBRARY)
-def _(q, k, v, amplitude, phase, state, reset, logits, growth):  # type: ignore[no-untyped-def]
+def _(q, k, v, amplitude, phase, state, reset, logits, growth, keeps):  # type: ignore[no-untyped-def]
     if v.device.type == "cuda":
         batch, heads, d_key, d_value, parts = state.shape
-        chunks = -(-v.shape[1] // CHUNK["cuda"])
+        chunks = -(-v.shape[1] // CHUNK["cuda"]) if keeps else 0
         kept = v.new_empty(batch, chunks, parts, heads, d_key, d_value)
         return v.new_empty(v.shape), state.new_empty(state.shape), kept
     group = 32 if v.dtype == torch.float32 else 16
-    groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32)
+    groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32) if keeps else 0
     kept = v.new_empty(v.shape[0], v.shape[2], groups, chunks, v.shape[3], state.shape[4], group)
     return v.new_empty(v.shape), state.new_empty(state.shape), kept
 
@@ -233,8 +238,8 @@ def _differentiable(operator: OpOverload, backward: OpOverload) -> None:
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
             with torch._C._AutoDispatchBelowAutograd():
-                y, last, kept = operator(*inputs)
-            q, k, v, amplitude, phase, state, reset, ctx.logits, ctx.growth = inputs
+                y, last, kept = operator(*inputs[:-1], True)
+            q, k, v, amplitude, phase, state, reset, ctx.logits, ctx.growth, _ = inputs
             ctx.save_for_backward(q, k, v, amplitude, phase, reset, kept)
             ctx.state_shape = state.shape
             ctx.set_materialize_grads(False)
@@ -253,7 +258,7 @@ def _differentiable(operator: OpOverload, backward: OpOverload) -> None:
             )
             by_amplitude = _summed(by_amplitude, amplitude)
             by_phase = None if phase is None else _summed(by_phase, phase)
-            return by_q, by_k, by_v, by_amplitude, by_phase, by_state, None, None, None
+            return by_q, by_k, by_v, by_amplitude, by_phase, by_state, None, None, None, None
 
     def recurrence(*inputs: Any) -> Any:
         # where nobody asks for a derivative, half of the way through autograd is saved; one that

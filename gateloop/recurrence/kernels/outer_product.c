@@ -249,7 +249,7 @@ ALWAYS_INLINE void forward_part(const Head *s, const Inputs *in, const Part *p, 
     memset(&step, 0, sizeof step);
     load(s, p, state, h);
     for (int64_t n = 0; n < s->of.length; n++) {
-        if (n % CHUNK == 0)
+        if (kept && n % CHUNK == 0)
             memcpy(kept + kept_at(s, p, n / CHUNK), h, numbers * sizeof *h);
         read_step(s, in, p, n, n > 0, &step);
         if (forgets(s, in, p, n))

@@ -50,6 +50,7 @@ def forward(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool = True,
     *,
     segments: int | None = None,
     chunk: int = CHUNK,
@@ -64,7 +65,8 @@ def forward(
     without phase. reset (batch, length) bool: the state is zero before that step.
 
     Returns y (batch, length, heads, d_value) in v's dtype, the last state, and the state before
-    each ``chunk`` steps (batch, ⌈length / chunk⌉, P, heads, d_key, d_value), both float32.
+    each ``chunk`` steps (batch, ⌈length / chunk⌉, P, heads, d_key, d_value), both float32; of the
+    latter none unless it ``keeps`` them.
 
     ``segments``: the parts that time is cut into; None chooses by device.
     """
@@ -74,7 +76,7 @@ def forward(
     y = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     state = planar(state)
     last = torch.empty_like(state)
-    checkpoints = state.new_empty(batch, chunks, planes, heads, keys, values)
+    checkpoints = state.new_empty(batch, chunks if keeps else 0, planes, heads, keys, values)
     if batch == 0:
         return y, interleaved(last), checkpoints
 
@@ -91,12 +93,13 @@ def forward(
             added = state.new_empty(batch, count, planes, heads, keys, values)
             kernels.forward[grid](
                 *inputs, state, y, last, checkpoints, product, added, *sizes,
-                REDUCE=True, **options,
+                KEEPS=keeps, REDUCE=True, **options,
             )  # fmt: skip
             before = _carried(product, added, state, reverse=False)
         kernels.forward[grid](
-            *inputs, before, y, last, checkpoints, state, state, *sizes, REDUCE=False, **options
-        )
+            *inputs, before, y, last, checkpoints, state, state, *sizes,
+            KEEPS=keeps, REDUCE=False, **options,
+        )  # fmt: skip
     return y, interleaved(last), checkpoints
 
 

@@ -26,9 +26,9 @@ def forward(
     amplitude, amplitude_batch, amplitude_time, amplitude_head, amplitude_key,
     phase, phase_batch, phase_time, phase_head, phase_key, reset,
     before, y, last, checkpoints, product, added, length, heads, keys, values, steps,
-    CHUNK: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr, RESETS: tl.constexpr,
-    SHARED: tl.constexpr, REDUCE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    VALUES: tl.constexpr, PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr, KEEPS: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr,
+    RESETS: tl.constexpr, SHARED: tl.constexpr, REDUCE: tl.constexpr, ROWS: tl.constexpr,
+    KEYS: tl.constexpr, VALUES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One segment from the state before it: y, the kept states, the last segment's last state.
 
@@ -92,7 +92,7 @@ def forward(
             scores = scores_of(
                 q_re, q_im, k_re, k_im, x, sums, along, TURNS, SHARED, ROWS, PRECISION
             )
-            if first % CHUNK == 0:
+            if KEEPS and first % CHUNK == 0:
                 store_state(
                     checkpoints + first // CHUNK * planes, plane, is_state, s_re, s_im, TURNS
                 )

@@ -42,6 +42,7 @@ def forward(
     reset: Tensor | None,
     logits: bool,
     growth: bool,
+    keeps: bool = True,
     *,
     segments: int | None = None,
     chunk: int = CHUNK,
@@ -56,7 +57,8 @@ def forward(
     the state is zero before that step.
 
     Returns y (batch, length, channels) in v's dtype, the last state (batch, channels, P), and the
-    state before each ``chunk`` steps (batch, ⌈length / chunk⌉, P, channels), both float32.
+    state before each ``chunk`` steps (batch, ⌈length / chunk⌉, P, channels), both float32; of the
+    latter none unless it ``keeps`` them.
 
     ``segments``: the parts that time is cut into (module docstring); None chooses by device.
     """
@@ -66,7 +68,7 @@ def forward(
     state = planar(state)
     planes = state.shape[1]
     last = torch.empty_like(state)
-    checkpoints = state.new_empty(batch, chunks, planes, channels)
+    checkpoints = state.new_empty(batch, chunks if keeps else 0, planes, channels)
     if batch == 0:
         return y, interleaved(last), checkpoints
 
@@ -85,7 +87,7 @@ def forward(
             before = carried(product, added, state, reverse=False)
         kernels.forward[grid](
             *inputs, before, y, last, checkpoints, length, channels, steps,
-            CHUNK=chunk, **options, STAGES=STAGES, num_warps=1,
+            CHUNK=chunk, KEEPS=keeps, **options, STAGES=STAGES, num_warps=1,
         )  # fmt: skip
     return y, interleaved(last), checkpoints
 

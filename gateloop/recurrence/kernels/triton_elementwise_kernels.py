@@ -77,9 +77,9 @@ def forward(
     q, q_batch, q_time, k, k_batch, k_time, v, v_batch, v_time,
     amplitude, amplitude_batch, amplitude_time, phase, phase_batch, phase_time, reset,
     before, y, last, checkpoints, length, channels, steps,
-    CHUNK: tl.constexpr, LOGITS: tl.constexpr, GROWTH: tl.constexpr, TURNS: tl.constexpr,
-    RESETS: tl.constexpr, FIXED_AMPLITUDE: tl.constexpr, FIXED_PHASE: tl.constexpr,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    CHUNK: tl.constexpr, KEEPS: tl.constexpr, LOGITS: tl.constexpr, GROWTH: tl.constexpr,
+    TURNS: tl.constexpr, RESETS: tl.constexpr, FIXED_AMPLITUDE: tl.constexpr,
+    FIXED_PHASE: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """One segment from the state before it: y, the kept states, the last segment's last state."""
     batch, channel, here = owned(channels, BLOCK)
@@ -105,9 +105,11 @@ def forward(
             a_re, a_im, _ = _transition(
                 amplitude + t * amplitude_time, phase + t * phase_time, here, LOGITS, GROWTH, TURNS
             )
-        store_state(
-            checkpoints + t // CHUNK * plane, channels, here & (t % CHUNK == 0), h_re, h_im, TURNS
-        )
+        if KEEPS:
+            first_of_chunk = here & (t % CHUNK == 0)
+            store_state(
+                checkpoints + t // CHUNK * plane, channels, first_of_chunk, h_re, h_im, TURNS
+            )
         if RESETS:
             forget = tl.load(reset + t) != 0
             h_re = tl.where(forget, 0.0, h_re)
