@@ -142,28 +142,29 @@ class Local:
         self._should_stop(opened)  # validations since the last look
         del self.open[end.task]
         self.next_look = 0.0
-        outcome, value = self._outcome(opened, end, stopped)
+        summary = {} if stopped else summary_of(opened.task.folder)
+        outcome, value = self._outcome(opened, end, stopped, summary)
+        # of all the run's processes, where it says so
+        seconds = summary.get("train_seconds") or end.seconds
         self._tell(
             opened.trial,
             outcome,
             value,
             validations=len(opened.seen),
-            seconds=round(end.seconds, 1),
+            seconds=round(seconds, 1),
             log=end.tail,
         )
         shown = f"{self.sweep.file.metric.name} {number(value)}" if value is not None else ""
-        words = [shown or outcome.value, duration(end.seconds)]
+        words = [shown or outcome.value, duration(seconds)]
         words += [f"log {end.task.log}"] if outcome is Outcome.failed else []
         board.say(f"{end.task.job.title}: {', '.join(words)}")
 
-    def _outcome(self, opened: Open, end: Ended, stopped: bool) -> tuple[Outcome, float | None]:
+    def _outcome(
+        self, opened: Open, end: Ended, stopped: bool, summary: dict[str, Any]
+    ) -> tuple[Outcome, float | None]:
         """How the trial ended, and its value: the best of the validations after the first step."""
         if stopped:
             return Outcome.stopped, None
-        try:
-            summary = read_json(opened.task.folder / "summary.json")
-        except UNREADABLE:
-            summary = {}
         if summary.get("status") == "diverged":
             return Outcome.diverged, None
         if end.code != FINISHED or summary.get("status") != "finished":
@@ -192,6 +193,14 @@ class Local:
             failed = outcome is Outcome.failed
             state = TrialState.FAIL if failed else TrialState.PRUNED
             self.study.study.tell(trial, state=state)
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """{} where a run has left none that can be read."""
+    try:
+        return read_json(folder / "summary.json")
+    except UNREADABLE:
+        return {}
 
 
 def validations(folder: Path, metric: str) -> list[float]:

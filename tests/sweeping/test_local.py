@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from gateloop.experiment.board import Board
 from gateloop.experiment.workers import Ended
 from gateloop.files import is_locked
 from gateloop.identity import run_id
@@ -182,7 +183,24 @@ def test_an_exit_without_a_result_is_no_divergence(tmp_path: Path) -> None:
     local = Local(sweep, study, tmp_path / "runs", 1)
     task = local._task(trial)
     ended = Ended(task, code=0, seconds=1.0)
-    assert local._outcome(Open(trial, task), ended, stopped=False) == (Outcome.failed, None)
+    assert local._outcome(Open(trial, task), ended, False, {}) == (Outcome.failed, None)
+    study.close()
+
+
+def test_a_trial_has_taken_the_time_of_all_its_processes(tmp_path: Path) -> None:
+    sweep = load_sweep(str(write(tmp_path)))
+    study = Study(sweep, tmp_path / "runs")
+    local = Local(sweep, study, tmp_path / "runs", 1)
+    for seconds in (7200.0, None):
+        trial = study.claim(2)
+        assert trial is not None
+        task = local._task(trial)
+        task.folder.mkdir(parents=True)
+        summary = {"status": "finished"} | ({"train_seconds": seconds} if seconds else {})
+        (task.folder / "summary.json").write_text(json.dumps(summary))
+        local.open[task] = Open(trial, task)
+        local._note(Ended(task, code=0, seconds=60.0), Board(live=False))
+        assert trial.user_attrs["seconds"] == (seconds or 60.0)
     study.close()
 
 
