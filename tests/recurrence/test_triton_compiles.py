@@ -31,9 +31,9 @@ def compile_all(capability: int) -> None:
     from gateloop.recurrence.kernels import triton_linear_scan_kernels as linear_scan
 
     switches = (
-        "TURNS RESETS LOGITS REVERSE GROWTH FIXED FIXED_AMPLITUDE FIXED_PHASE SHARED REDUCE"
+        "TURNS RESETS LOGITS REVERSE GROWTH KEEPS FIXED FIXED_AMPLITUDE FIXED_PHASE SHARED REDUCE"
     ).split()
-    on = {"TURNS", "LOGITS", "REVERSE"}
+    on = {"TURNS", "LOGITS", "REVERSE", "KEEPS"}
     sizes = {"CHUNK": 64, "BLOCK": 64, "STAGES": 8, "ROWS": 16, "KEYS": 16, "VALUES": 16}
     kernels = [
         *(elementwise.forward, elementwise.reduce_forward, elementwise.carry),
