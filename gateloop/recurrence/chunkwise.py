@@ -4,13 +4,14 @@ Within a chunk, phases are prefix sums from its start that rotate q and k, so th
 exponent and everything inside is real, with real and imaginary part side by side along the keys.
 Amplitudes that differ by key enter by halves: the later half of a chunk reads the earlier one by
 way of the row between them, q_n e^{A_n − A_ref} and k_m e^{A_ref − A_m}, both exponents ≤ 0, and
-each half is halved again, down to blocks whose differences A_n − A_m are taken one by one. Where
-all keys of a head share one amplitude, the whole chunk is one such block, (q kᵀ) ⊙ e^{A_n − A_m}.
+both halves are halved again, down to single steps. Where all keys of a head share one amplitude,
+the whole chunk is one product, (q kᵀ) ⊙ e^{A_n − A_m}.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from torch import Tensor
 from gateloop.recurrence.transition import transition
 
 CHUNK = 64
-BLOCK = 8
 
 
 def chunkwise(
@@ -62,27 +62,24 @@ def _real_readout(
 ) -> tuple[Tensor, Tensor]:
     """Whole chunks first, then what is left of the length as one shorter chunk."""
     length = q.shape[1]
-    whole = length - length % chunk
+    sizes = [steps for steps in (length - length % chunk, length % chunk) if steps]
+    parts = (_parts(t, sizes) for t in (q, k, v, log_amplitude, phase, reset))
     outputs = []
-    for steps, size in ((slice(0, whole), chunk), (slice(whole, length), length - whole)):
-        if steps.start == steps.stop:
-            continue
+    for steps, (q_n, k_n, v_n, log_amplitude_n, phase_n, reset_n) in zip(
+        sizes, zip(*parts, strict=True), strict=True
+    ):
         y, state = _equal_chunks(
-            q[:, steps],
-            k[:, steps],
-            v[:, steps],
-            _part(log_amplitude, steps),
-            None if phase is None else _part(phase, steps),
-            state,
-            None if reset is None else reset[:, steps],
-            size,
+            q_n, k_n, v_n, log_amplitude_n, phase_n, state, reset_n, min(steps, chunk)
         )
         outputs.append(y)
-    return torch.cat(outputs, dim=1), state
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
 
 
-def _part(gate: Tensor, steps: slice) -> Tensor:
-    return gate if gate.shape[1] == 1 else gate[:, steps]
+def _parts(t: Any, sizes: list[int]) -> Any:
+    """Of an input over time. One that is whole stays itself: to cut it costs a copy going back."""
+    if t is None or len(sizes) == 1 or t.shape[1] == 1:
+        return [t] * len(sizes)
+    return t.split(sizes, dim=1)
 
 
 def _equal_chunks(
@@ -103,11 +100,10 @@ def _equal_chunks(
     turn = None if phase is None else _prefix_sums(phase, size)
     segment = None if reset is None else reset.unflatten(1, (-1, size)).cumsum(-1)[:, None]
 
-    since_start = decay.to(real).exp()
-    until_end = (decay[..., -1:, :] - decay).to(real).exp()
-    carry = transition(
-        decay[..., -1, :].to(real), None if turn is None else _wrap(turn[..., -1, :], real)
-    )[..., None]
+    end = decay[..., -1:, :]
+    since_start, until_end = decay.to(real).exp(), (end - decay).to(real).exp()
+    whole_turn = None if turn is None else _wrap(turn[..., -1, :], real)
+    carry = transition(end.squeeze(-2).to(real), whole_turn)[..., None]
     forget = None
     if segment is not None:
         since_start = since_start.masked_fill((segment != 0)[..., None], 0)
@@ -117,19 +113,21 @@ def _equal_chunks(
     # What a step reads of itself has no transition in it. Apart, it leaves no rounding in theirs.
     itself = (q * k).sum(-1, keepdim=True)
     y = (itself.real if itself.is_complex() else itself) * v
-    back = None if turn is None else _wrap(-turn, real)
     if planar:
-        to_end = None if turn is None else _wrap(turn[..., -1:, :] - turn, real)
-        added = _scaled(_planar(k, to_end), until_end).mT @ v
-        added = torch.complex(*added.chunk(2, dim=-2))
         # (q e^{iΦ_n}) (k e^{−iΦ_m}), its real part as one real product
+        back = None if turn is None else _wrap(-turn, real)
         q, k = _planar(q.conj(), back), _planar(k, back)
-    else:
-        added = (k * until_end).mT @ v
+    added = _scaled(k, until_end).mT @ v
+    if planar:
+        added = torch.complex(*added.chunk(2, dim=-2))
+    if whole_turn is not None:
+        added = added * torch.polar(torch.ones_like(whole_turn), whole_turn)[..., None]
     before, last = _over_chunks(carry, added, state, forget)
     if planar:
         before = torch.cat([before.real, before.imag], dim=-2)
-    y = y + _scaled(q, since_start) @ before + _inside(q, k, v, decay, segment)
+    y = y + _scaled(q, since_start) @ before
+    if size > 1:
+        y = y + _inside(q, k, v, decay, segment)
     return y.flatten(2, 3).transpose(1, 2), last
 
 
@@ -185,41 +183,39 @@ def _over_chunks(
 
 
 def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
-    """What each step of a chunk reads of those before it."""
+    """What each step of a chunk, of two steps at least, reads of those before it."""
     size = q.shape[-2]
-    if size <= BLOCK or decay.shape[-1] == 1:
-        return _inside_block(q, k, v, decay, segment)
-    halves = (size // 2, size - size // 2)
-    (q1, q2), (k1, k2), (v1, v2), (decay1, decay2) = (
-        t.split(halves, dim=-2) for t in (q, k, v, decay)
-    )
-    segment1 = segment2 = None
-    if segment is not None:
-        segment1, segment2 = segment.split(halves, dim=-1)
+    if decay.shape[-1] == 1:
+        return _at_once(q, k, v, decay, segment)
+    if size % 2:  # one step more, which none of the others reads
+        q, k, v, decay = (torch.cat([t, t[..., -1:, :]], dim=-2) for t in (q, k, v, decay))
+        if segment is not None:
+            segment = torch.cat([segment, segment[..., -1:]], dim=-1)
+        return _inside(q, k, v, decay, segment)[..., :size, :]
+
+    q, k, v, decay = (t.unflatten(-2, (2, -1)) for t in (q, k, v, decay))
+    (_, q2), (k1, _), (v1, _), (decay1, decay2) = (t.unbind(-3) for t in (q, k, v, decay))
     reference = decay1[..., -1:, :]
     since = _scaled(q2, (decay2 - reference).to(v.dtype).exp())
     until = _scaled(k1, (reference - decay1).to(v.dtype).exp())
     scores = since @ until.mT
-    if segment1 is not None and segment2 is not None:
-        scores = scores.masked_fill(segment2[..., :, None] != segment1[..., None, :], 0)
-    y1 = _inside(q1, k1, v1, decay1, segment1)
-    y2 = _inside(q2, k2, v2, decay2, segment2) + scores @ v1
-    return torch.cat([y1, y2], dim=-2)
+    if segment is not None:
+        segment = segment.unflatten(-1, (2, -1))
+        earlier, later = segment.unbind(-2)
+        scores = scores.masked_fill(later[..., :, None] != earlier[..., None, :], 0)
+    y2 = scores @ v1
+    if size == 2:
+        return torch.cat([torch.zeros_like(y2), y2], dim=-2)
+    y1, y_of_second = _inside(q, k, v, decay, segment).unbind(-3)
+    return torch.cat([y1, y_of_second + y2], dim=-2)
 
 
-def _inside_block(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
+def _at_once(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
     step = torch.arange(q.shape[-2], device=q.device)
     not_before = step >= step[:, None]
-    difference = decay[..., :, None, :] - decay[..., None, :, :]
-    weight = difference.masked_fill(not_before[..., None], -math.inf).to(v.dtype).exp()
-    if weight.shape[-1] == 1:
-        scores = (q @ k.mT) * weight[..., 0]
-    else:
-        pairs = q[..., :, None, :] * k[..., None, :, :]
-        if pairs.shape[-1] > weight.shape[-1]:
-            real, imaginary = pairs.chunk(2, dim=-1)
-            pairs = real + imaginary
-        scores = (pairs * weight).sum(-1)
+    difference = decay - decay.mT
+    weight = difference.masked_fill(not_before, -math.inf).to(v.dtype).exp()
+    scores = (q @ k.mT) * weight
     if segment is not None:
         scores = scores.masked_fill(segment[..., :, None] != segment[..., None, :], 0)
     return scores @ v
