@@ -96,19 +96,8 @@ def _equal_chunks(
     real = v.dtype
     planar = state.is_complex()
     q, k, v = (_cut(t, size) for t in (q, k, v))
-    decay = _prefix_sums(log_amplitude, size)
     turn = None if phase is None else _prefix_sums(phase, size)
     segment = None if reset is None else reset.unflatten(1, (-1, size)).cumsum(-1)[:, None]
-
-    end = decay[..., -1:, :]
-    since_start, until_end = decay.to(real).exp(), (end - decay).to(real).exp()
-    whole_turn = None if turn is None else _wrap(turn[..., -1, :], real)
-    carry = transition(end.squeeze(-2).to(real), whole_turn)[..., None]
-    forget = None
-    if segment is not None:
-        since_start = since_start.masked_fill((segment != 0)[..., None], 0)
-        until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
-        forget = (segment[..., -1] != 0)[..., None, None]
 
     # What a step reads of itself has no transition in it. Apart, it leaves no rounding in theirs.
     itself = (q * k).sum(-1, keepdim=True)
@@ -117,6 +106,19 @@ def _equal_chunks(
         # (q e^{iΦ_n}) (k e^{−iΦ_m}), its real part as one real product
         back = None if turn is None else _wrap(-turn, real)
         q, k = _planar(q.conj(), back), _planar(k, back)
+    if log_amplitude.shape[-1] == 1:
+        inside, since_start, until_end = _at_once(q, k, v, log_amplitude, segment)
+    else:
+        inside, since_start, until_end = _by_halves(q, k, v, _steps(log_amplitude, size), segment)
+    whole_turn = None if turn is None else _wrap(turn[..., -1, :], real)
+    carry = transition(since_start[..., -1, :], whole_turn)[..., None]
+    since_start, until_end = since_start.exp(), until_end.exp()
+    forget = None
+    if segment is not None:
+        since_start = since_start.masked_fill((segment != 0)[..., None], 0)
+        until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
+        forget = (segment[..., -1] != 0)[..., None, None]
+
     added = _scaled(k, until_end).mT @ v
     if planar:
         added = torch.complex(*added.chunk(2, dim=-2))
@@ -125,9 +127,7 @@ def _equal_chunks(
     before, last = _over_chunks(carry, added, state, forget)
     if planar:
         before = torch.cat([before.real, before.imag], dim=-2)
-    y = y + _scaled(q, since_start) @ before
-    if size > 1:
-        y = y + _inside(q, k, v, decay, segment)
+    y = y + inside + _scaled(q, since_start) @ before
     return y.flatten(2, 3).transpose(1, 2), last
 
 
@@ -182,40 +182,56 @@ def _over_chunks(
     return torch.stack(before, dim=2), state
 
 
-def _inside(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
-    """What each step of a chunk, of two steps at least, reads of those before it."""
-    size = q.shape[-2]
-    if decay.shape[-1] == 1:
-        return _at_once(q, k, v, decay, segment)
-    if size % 2:  # one step more, which none of the others reads
-        q, k, v, decay = (torch.cat([t, t[..., -1:, :]], dim=-2) for t in (q, k, v, decay))
-        if segment is not None:
-            segment = torch.cat([segment, segment[..., -1:]], dim=-1)
-        return _inside(q, k, v, decay, segment)[..., :size, :]
-
-    q, k, v, decay = (t.unflatten(-2, (2, -1)) for t in (q, k, v, decay))
-    (_, q2), (k1, _), (v1, _), (decay1, decay2) = (t.unbind(-3) for t in (q, k, v, decay))
-    reference = decay1[..., -1:, :]
-    since = _scaled(q2, (decay2 - reference).to(v.dtype).exp())
-    until = _scaled(k1, (reference - decay1).to(v.dtype).exp())
-    scores = since @ until.mT
-    if segment is not None:
-        segment = segment.unflatten(-1, (2, -1))
-        earlier, later = segment.unbind(-2)
-        scores = scores.masked_fill(later[..., :, None] != earlier[..., None, :], 0)
-    y2 = scores @ v1
-    if size == 2:
-        return torch.cat([torch.zeros_like(y2), y2], dim=-2)
-    y1, y_of_second = _inside(q, k, v, decay, segment).unbind(-3)
-    return torch.cat([y1, y_of_second + y2], dim=-2)
+def _steps(gate: Tensor, size: int) -> Tensor:
+    """A gate by chunks, of fixed gates one chunk only."""
+    if gate.shape[1] == 1:
+        return gate.transpose(1, 2)[:, :, None].expand(-1, -1, -1, size, -1)
+    return _cut(gate, size)
 
 
-def _at_once(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, segment: Tensor | None) -> Tensor:
+# The two below give what each step of a chunk reads of those before it, and the sums of logarithms
+# from the chunk's start to each step and from each to the chunk's end.
+
+
+def _at_once(
+    q: Tensor, k: Tensor, v: Tensor, log_amplitude: Tensor, segment: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where all keys share an amplitude."""
     step = torch.arange(q.shape[-2], device=q.device)
     not_before = step >= step[:, None]
-    difference = decay - decay.mT
-    weight = difference.masked_fill(not_before, -math.inf).to(v.dtype).exp()
+    since = _prefix_sums(log_amplitude, q.shape[-2])
+    weight = (since - since.mT).masked_fill(not_before, -math.inf).to(v.dtype).exp()
     scores = (q @ k.mT) * weight
     if segment is not None:
         scores = scores.masked_fill(segment[..., :, None] != segment[..., None, :], 0)
-    return scores @ v
+    until = since[..., -1:, :] - since
+    return scores @ v, since.to(v.dtype), until.to(v.dtype)
+
+
+def _by_halves(
+    q: Tensor, k: Tensor, v: Tensor, log_amplitude: Tensor, segment: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each key has its own: sums inside a half never span more than what they are for."""
+    size = q.shape[-2]
+    if size == 1:
+        return torch.zeros_like(v), log_amplitude, torch.zeros_like(log_amplitude)
+    if size % 2:  # one step more, which none of the others reads
+        q, k, v = (torch.cat([t, t[..., -1:, :]], dim=-2) for t in (q, k, v))
+        log_amplitude = torch.cat([log_amplitude, torch.zeros_like(log_amplitude[..., -1:, :])], -2)
+        if segment is not None:
+            segment = torch.cat([segment, segment[..., -1:]], dim=-1)
+        y, since, until = _by_halves(q, k, v, log_amplitude, segment)
+        return y[..., :size, :], since[..., :size, :], until[..., :size, :]
+
+    q, k, v, log_amplitude = (t.unflatten(-2, (2, -1)) for t in (q, k, v, log_amplitude))
+    segment = None if segment is None else segment.unflatten(-1, (2, -1))
+    halves = _by_halves(q, k, v, log_amplitude, segment)
+    (y1, y2), (since1, since2), (until1, until2) = (t.unbind(-3) for t in halves)
+    (_, q2), (k1, _), (v1, _) = (t.unbind(-3) for t in (q, k, v))
+    scores = _scaled(q2, since2.exp()) @ _scaled(k1, until1.exp()).mT
+    if segment is not None:
+        earlier, later = segment.unbind(-2)
+        scores = scores.masked_fill(later[..., :, None] != earlier[..., None, :], 0)
+    y = torch.cat([y1, y2 + scores @ v1], dim=-2)
+    since = torch.cat([since1, since1[..., -1:, :] + since2], dim=-2)
+    return y, since, torch.cat([until1 + since2[..., -1:, :], until2], dim=-2)
