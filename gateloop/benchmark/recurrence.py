@@ -187,6 +187,7 @@ def _outer() -> list[Contestant]:
 
     return [
         Contestant("gate_loop (chunkwise)", Role.ours, mode("chunkwise")),
+        Contestant("gate_loop (chunkwise), compiled", Role.ours, _compiled("chunkwise")),
         Contestant("gate_loop (auto)", Role.ours, mode("auto")),
         Contestant("gate_loop (scan)", Role.ours, mode("scan")),
         Contestant("gate_loop (attention)", Role.ours, mode("attention")),
@@ -209,6 +210,15 @@ def _gate_loop(mode: str, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: 
 
 def _gate_loop_heads(mode: str, *inputs: Tensor) -> Tensor:
     return own.gate_loop(*inputs, mode=mode)[0]
+
+
+def _compiled(mode: str) -> Callable[[Problem], Calls]:
+    def calls(given: Problem) -> Calls:
+        # for the shape at hand: a second one would be compiled for shapes of any size
+        function = torch.compile(partial(_gate_loop_heads, mode), dynamic=False)
+        return torch_calls(function, given)
+
+    return calls
 
 
 def _own_scan(given: Problem) -> Calls:
