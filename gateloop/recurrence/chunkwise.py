@@ -135,13 +135,16 @@ def _cut(t: Tensor, size: int) -> Tensor:
     return t.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
 
-def _prefix_sums(gate: Tensor, size: int) -> Tensor:
-    """Sums from each chunk's start, in float64; of fixed gates for one chunk only."""
-    gate = gate.double()
+def _steps(gate: Tensor, size: int) -> Tensor:
+    """A gate by chunks, one chunk of a fixed one."""
     if gate.shape[1] == 1:
-        count = torch.arange(1, size + 1, device=gate.device)
-        return gate.transpose(1, 2)[:, :, None] * count[:, None]
-    return _cut(gate, size).cumsum(-2)
+        return gate.transpose(1, 2)[:, :, None].expand(-1, -1, -1, size, -1)
+    return _cut(gate, size)
+
+
+def _prefix_sums(gate: Tensor, size: int) -> Tensor:
+    """Sums from each chunk's start, in float64."""
+    return _steps(gate.double(), size).cumsum(-2)
 
 
 def _wrap(angle: Tensor, dtype: torch.dtype) -> Tensor:
@@ -180,13 +183,6 @@ def _over_chunks(
             state = state.masked_fill(forget[:, :, n], 0)
         state = torch.addcmul(inputs[n], carries[n if len(carries) > 1 else 0], state)
     return torch.stack(before, dim=2), state
-
-
-def _steps(gate: Tensor, size: int) -> Tensor:
-    """A gate by chunks, of fixed gates one chunk only."""
-    if gate.shape[1] == 1:
-        return gate.transpose(1, 2)[:, :, None].expand(-1, -1, -1, size, -1)
-    return _cut(gate, size)
 
 
 # The two below give what each step of a chunk reads of those before it, and the sums of logarithms
