@@ -36,6 +36,9 @@ class ModelConfig:
     d_channel: Optional[int] = setting(
         None, "channel-mixing width; null: solved from model.parameters, else 2 × d_model", least=1
     )
+    d_channel_multiple: int = setting(
+        1, "a width that is solved is a multiple of this: others can make slow products", least=1
+    )
     dropout: float = setting(0.0, "after each mixing and the embedding", least=0, below=1)
     norm_placement: NormPlacement = setting(
         NormPlacement.pre, "LayerNorm before each mixing (pre) or after its residual sum (post)"

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from gateloop.compose import compose
 from gateloop.errors import InputError
 from gateloop.model_config import AmplitudeConfig, GateLoopConfig, PhaseConfig, TransitionConfig
-from gateloop.models import build
+from gateloop.models import build, time_mixing
 from gateloop.models.gateloop import GateLoop
 from gateloop.models.language_model import LanguageModel
 from gateloop.models.size import block_parameters, channel_width, count
 from gateloop.names import AmplitudeControl, NormPlacement, PhaseControl
+from gateloop.registry import MODELS
 
 INPUTS, CLASSES = 7, 11
 
@@ -161,6 +163,26 @@ def test_widths_that_are_given() -> None:
     assert channel_width(GateLoopConfig(d_model=16, d_channel=5, parameters=10), mixing) == 5
     config = GateLoopConfig(d_model=16, d_channel=5)
     assert count(make(d_channel=5).blocks[0]) == block_parameters(config, mixing, 5)
+
+
+@pytest.mark.parametrize("name", ["small", "125m"])
+def test_no_model_of_a_larger_size_has_an_odd_width(root: Path, name: str) -> None:
+    for model in MODELS:
+        config = compose([f"model={model}", f"size={name}"]).model
+        width = channel_width(config, time_mixing(config))
+        assert width % 8 == 0, f"{model}: {width}"
+
+
+def test_a_multiple_is_the_nearest_and_at_least_one() -> None:
+    mixing = partial(GateLoop, 16)
+
+    def solved(parameters: int, multiple: int) -> int:
+        config = GateLoopConfig(d_model=16, parameters=parameters, d_channel_multiple=multiple)
+        return channel_width(config, mixing)
+
+    for width, multiples in {1: 8, 3: 8, 11: 8, 13: 16, 101: 104}.items():
+        budget = 2 * block_parameters(GateLoopConfig(d_model=16), mixing, width)
+        assert (solved(budget, 1), solved(budget, 8)) == (width, multiples)
 
 
 def test_the_least_budget() -> None:
