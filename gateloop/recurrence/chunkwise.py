@@ -113,13 +113,14 @@ def _equal_chunks(
     whole_turn = None if turn is None else _wrap(turn[..., -1, :], real)
     carry = transition(since_start[..., -1, :], whole_turn)[..., None]
     since_start, until_end = since_start.exp(), until_end.exp()
-    forget = None
+    forget, lasts, v_last = None, _scaled(k, until_end), v
     if segment is not None:
         since_start = since_start.masked_fill((segment != 0)[..., None], 0)
-        until_end = until_end.masked_fill((segment != segment[..., -1:])[..., None], 0)
+        earlier = (segment != segment[..., -1:])[..., None]
+        lasts, v_last = lasts.masked_fill(earlier, 0), v.masked_fill(earlier, 0)
         forget = (segment[..., -1] != 0)[..., None, None]
 
-    added = _scaled(k, until_end).mT @ v
+    added = lasts.mT @ v_last
     if planar:
         added = torch.complex(*added.chunk(2, dim=-2))
     if whole_turn is not None:

@@ -291,6 +291,60 @@ def test_elementwise_as_large_as_in_use(
     check_elementwise(elementwise_case(*size, resets=resets), device, None)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy's, of the NaN
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize("kernel", ["elementwise", "linear scan", "by key", "by head"])
+def test_a_reset_clears_what_is_not_finite(kernel: str, segments: int, device: str) -> None:
+    """Two documents, cut at step 32: neither's NaN reaches the other, forward or backward."""
+    noise = torch.Generator().manual_seed(0)
+    keys = 1 if kernel in ("elementwise", "linear scan") else 4
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=noise).to(device)
+
+    q, k, phase = (normal(1, 60, 2, keys) for _ in range(3))
+    v, grad = normal(1, 60, 2, keys), normal(1, 60, 2, keys)
+    amplitude = -normal(1, 60, 2, 1 if kernel == "by head" else keys).abs()
+    state = normal(1, 2, keys, keys, 2)
+    reset = torch.zeros(1, 60, dtype=torch.bool, device=device)
+    reset[:, 32] = True
+    grad[:, 50] = torch.nan
+    bad = v.clone()
+    bad[:, 3] = torch.nan
+    if kernel == "linear scan":
+        a, x = torch.polar(amplitude.exp(), phase)[..., 0], torch.complex(bad, bad)[..., 0]
+        start, h = torch.view_as_complex(state[:, :, 0, 0].contiguous()), torch.empty_like(x)
+        linear_scan.scan_(a, x, start, reset, h, False, segments=segments)
+        found, second = h, [h[:, 32:]]
+        of_h = torch.complex(grad, grad)[..., 0]
+        finite = torch.complex(v, v)[..., 0]
+        by_a, by_x, by_start = linear_scan.backward(
+            of_h, a, finite, start, reset, segments=segments
+        )
+        gradient, first = by_x, [by_a[:, :32], by_x[:, :32], by_start]
+    else:
+        module, chunk = (elementwise, 4) if keys == 1 else (chunkwise, 16)
+        if keys == 1:
+            q, k, v, bad, amplitude, phase, grad = (
+                t[..., 0] for t in (q, k, v, bad, amplitude, phase, grad)
+            )
+            state = state.flatten(1, 3)
+        options = {"segments": segments, "chunk": chunk}
+        rest = (reset, False, False)
+        found, last, _ = module.forward(q, k, bad, amplitude, phase, state, *rest, **options)
+        second = [found[:, 32:], last]
+        _, _, kept = module.forward(q, k, v, amplitude, phase, state, *rest, **options)
+        *by_inputs, by_state = module.backward(
+            grad, torch.zeros_like(state), q, k, v, amplitude, phase, kept, *rest, **options
+        )
+        gradient, first = by_inputs[1], [*(t[:, :32] for t in by_inputs), by_state]
+    assert found[:, 4:32].isnan().any()
+    assert gradient[:, 32:50].isnan().any()
+    for t in (*first, *second):
+        assert t.isfinite().all()
+
+
 SCANS = {
     "data-controlled": ((2, 11, 5), (2, 11), 1),
     "length 1": ((2, 1, 5), (2, 1), 1),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,13 @@ FLOATS = """
     grad_y dq dk dv damplitude dphase dstate a x h start out grad by_a by_x by_start
 """.split()
 POINTERS = dict.fromkeys(FLOATS, "*fp32") | {"reset": "*u8"}
+SHARED_MEMORY = 227 << 10  # bytes that a program may take on an H100 or H200
 LOW = ("q", "k", "v", "y", "grad_y", "dq", "dk", "dv")
 
 
 def compile_all(capability: int) -> None:
     """Each kernel with and without each option."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
+    from gateloop.recurrence.kernels import cuda, triton_chunkwise
     from gateloop.recurrence.kernels import triton_chunkwise_kernels as chunkwise
     from gateloop.recurrence.kernels import triton_elementwise_kernels as elementwise
     from gateloop.recurrence.kernels import triton_linear_scan_kernels as linear_scan
@@ -35,6 +35,7 @@ def compile_all(capability: int) -> None:
     ).split()
     on = {"TURNS", "LOGITS", "REVERSE", "KEEPS"}
     sizes = {"CHUNK": 64, "BLOCK": 64, "STAGES": 8, "ROWS": 16, "KEYS": 16, "VALUES": 16}
+    sizes["PRECISION"] = triton_chunkwise.PRECISION
     kernels = [
         *(elementwise.forward, elementwise.reduce_forward, elementwise.carry),
         *(elementwise.reduce_backward, elementwise.backward),
@@ -44,24 +45,38 @@ def compile_all(capability: int) -> None:
     for kernel in kernels:
         for usual in (True, False):
             given = sizes | {name: (name in on) == usual for name in switches}
-            given["PRECISION"] = "ieee"
             types = POINTERS if usual else POINTERS | dict.fromkeys(LOW, "*bf16")
             if not usual:  # a size or stride of 1 is a constant to Triton
                 given |= {n: 1 for n in kernel.arg_names if n not in given and n not in types}
-            constants = {name: given[name] for name in kernel.arg_names if name in given}
-            signature = {
-                name: "constexpr" if name in constants else types.get(name, "i32")
-                for name in kernel.arg_names
-            }
-            aligned = [["tt.divisibility", 16]]
-            source = ASTSource(
-                kernel,
-                signature=signature,
-                constexprs={(kernel.arg_names.index(n),): value for n, value in constants.items()},
-                attrs={(i,): aligned for i, n in enumerate(signature) if n not in constants},
-            )
-            built = compile(source, GPUTarget("cuda", capability, 32), {"num_warps": 1})
-            assert built.asm["cubin"]
+            assert compiled(kernel, given, types, capability, {"num_warps": 1}).asm["cubin"]
+    # what most of memory that programs share takes: as many keys as there may be, of one amplitude
+    options = {"num_warps": triton_chunkwise.WARPS, "num_stages": triton_chunkwise.STAGES}
+    given = sizes | dict.fromkeys(switches, True)
+    given |= {"REDUCE": False, "KEYS": cuda.MOST_KEYS}
+    for kernel in (chunkwise.forward, chunkwise.backward):
+        most = compiled(kernel, given, POINTERS, capability, options).metadata.shared
+        assert most <= SHARED_MEMORY, f"{kernel.__name__}: {most:,} bytes"
+
+
+def compiled(
+    kernel: Any, given: dict[str, Any], types: dict[str, str], capability: int, options: Any
+) -> Any:
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    constants = {name: given[name] for name in kernel.arg_names if name in given}
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "i32")
+        for name in kernel.arg_names
+    }
+    aligned = [["tt.divisibility", 16]]
+    source = ASTSource(
+        kernel,
+        signature=signature,
+        constexprs={(kernel.arg_names.index(n),): value for n, value in constants.items()},
+        attrs={(i,): aligned for i, n in enumerate(signature) if n not in constants},
+    )
+    return compile(source, GPUTarget("cuda", capability, 32), options)
 
 
 @pytest.mark.slow

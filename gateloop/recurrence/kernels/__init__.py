@@ -64,6 +64,8 @@ def fuses(
     plain = _is_plain(q, k, turns, is_complex)
     if v.is_cuda:
         kind = "gate_loop" if _is_narrow(q, v) else "outer_product"
+        if kind == "outer_product" and q.shape[3] > cuda.MOST_KEYS:
+            return False
         return plain and not _left_out and real == torch.float32 and _built_on_cuda(kind)
     return available(v.device.type, real) and (plain or not q.shape[3] == v.shape[3] == 1)
 

@@ -36,6 +36,9 @@ ROWS = 16  # steps of a block, the least that a matrix product takes
 STATE = 4096
 STATE_BACKWARD = 2048
 WARPS = 8
+# Inputs loaded ahead would take the shared memory that a state of more than 128 keys needs, and
+# registers: compiled for sm_90, three stages in place of one double what backwards spills.
+STAGES = 1
 PRECISION = "ieee"
 PROGRAMS = 2  # per multiprocessor, that splitting time aims at; not measured
 
@@ -235,6 +238,7 @@ def _options(
         "VALUES": values,
         "PRECISION": PRECISION,
         "num_warps": WARPS,
+        "num_stages": STAGES,
     }
 
 

@@ -144,20 +144,53 @@ def scores_of(
 
 
 @triton.jit
+def of_segment(tile, which, segment, RESETS: tl.constexpr):
+    """The steps of one segment; 0 in the others, which a factor of 0 leaves what is not finite."""
+    if RESETS:
+        tile = tl.where((segment == which)[:, None], tile, 0.0)
+    return tile
+
+
+@triton.jit
+def _kept(whole, state):
+    """whole ⊙ state; behind a reset nothing, not even of what is not finite."""
+    return tl.where((whole == 0.0)[:, None], 0.0, whole[:, None] * state)
+
+
+@triton.jit
 def advanced(
-    s_re, s_im, k_re, k_im, v, until, whole, sin_end, cos_end,
-    TURNS: tl.constexpr, PRECISION: tl.constexpr,
+    s_re, s_im, k_re, k_im, v, until, whole, sin_end, cos_end, segment,
+    TURNS: tl.constexpr, RESETS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The state after a block."""
-    s_re = whole[:, None] * s_re + tl.dot(tl.trans(k_re * until), v, input_precision=PRECISION)
+    final = tl.max(segment, 0)
+    k_re = of_segment(k_re, final, segment, RESETS)
+    k_im = of_segment(k_im, final, segment, RESETS)
+    v = of_segment(v, final, segment, RESETS)
+    s_re = _kept(whole, s_re) + tl.dot(tl.trans(k_re * until), v, input_precision=PRECISION)
     if TURNS:
-        s_im = whole[:, None] * s_im + tl.dot(tl.trans(k_im * until), v, input_precision=PRECISION)
+        s_im = _kept(whole, s_im) + tl.dot(tl.trans(k_im * until), v, input_precision=PRECISION)
         return (
             cos_end[:, None] * s_re - sin_end[:, None] * s_im,
             sin_end[:, None] * s_re + cos_end[:, None] * s_im,
         )
     else:
         return s_re, s_im
+
+
+@triton.jit
+def receded(
+    g_re, g_im, q_re, q_im, dy, since, whole, segment,
+    TURNS: tl.constexpr, RESETS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the state before a block, from that behind it, already turned back."""
+    q_re = of_segment(q_re, 0, segment, RESETS)
+    q_im = of_segment(q_im, 0, segment, RESETS)
+    dy = of_segment(dy, 0, segment, RESETS)
+    g_re = _kept(whole, g_re) + tl.dot(tl.trans(q_re * since), dy, input_precision=PRECISION)
+    if TURNS:
+        g_im = _kept(whole, g_im) + tl.dot(tl.trans(q_im * since), dy, input_precision=PRECISION)
+    return g_re, g_im
 
 
 @triton.jit

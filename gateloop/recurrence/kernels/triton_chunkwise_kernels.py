@@ -13,7 +13,9 @@ from gateloop.recurrence.kernels.triton_chunkwise_block import (
     decays,
     load,
     load_state,
+    of_segment,
     pairs,
+    receded,
     scores_of,
     store_state,
     turns,
@@ -34,7 +36,8 @@ def forward(
 
     Or, under REDUCE, from no state, as one step: S ↦ product ⊙ S + added.
     """
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    which = tl.program_id(0).to(tl.int64)
+    batch, head = which // heads, which % heads
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     row, key = tl.arange(0, ROWS), tl.arange(0, KEYS)
     value = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
@@ -96,14 +99,16 @@ def forward(
                 store_state(
                     checkpoints + first // CHUNK * planes, plane, is_state, s_re, s_im, TURNS
                 )
-            y_t = tl.dot(scores, v_t, input_precision=PRECISION)
-            y_t += tl.dot(q_re * since, s_re, input_precision=PRECISION)
+            y_t = tl.dot(q_re * since, s_re, input_precision=PRECISION)
             if TURNS:
                 y_t += tl.dot(q_im * since, s_im, input_precision=PRECISION)
+            y_t = of_segment(y_t, 0, along, RESETS)
+            y_t += tl.dot(scores, v_t, input_precision=PRECISION)
             tl.store(y + t * heads * values, y_t, mask=is_input)
         s_re, s_im = advanced(
-            s_re, s_im, k_re, k_im, v_t, until, whole, sin_end, cos_end, TURNS, PRECISION
-        )
+            s_re, s_im, k_re, k_im, v_t, until, whole, sin_end, cos_end, along,
+            TURNS, RESETS, PRECISION,
+        )  # fmt: skip
     if REDUCE:
         store_state(
             added + (batch * segments + segment) * planes + place,
@@ -133,7 +138,8 @@ def reduce_backward(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A segment as one step for the state's gradient, towards the past: G ↦ product ⊙ G + added."""
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    which = tl.program_id(0).to(tl.int64)
+    batch, head = which // heads, which % heads
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     row, key = tl.arange(0, ROWS), tl.arange(0, KEYS)
     value = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
@@ -160,11 +166,12 @@ def reduce_backward(
         first = begin + (blocks - 1 - block) * ROWS
         t = (first + row)[:, None]
         here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-        _, _, since, _, whole, _, _ = decays(
+        _, _, since, _, whole, along, _ = decays(
             amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
             GROWTH, RESETS, SHARED,
         )  # fmt: skip
         q_re = load(q + t * q_time, here)
+        q_im = q_re
         dy = load(grad_y + t * grad_y_time, is_input)
         if TURNS:
             sin, cos, sin_end, cos_end = turns(phase + t * phase_time, here)
@@ -173,11 +180,11 @@ def reduce_backward(
                 cos_end[:, None] * g_im - sin_end[:, None] * g_re,
             )
             p_re, p_im = cos_end * p_re + sin_end * p_im, cos_end * p_im - sin_end * p_re
-            g_im = whole[:, None] * g_im
-            g_im += tl.dot(tl.trans(-sin * q_re * since), dy, input_precision=PRECISION)
+            q_im = -sin * q_re
             q_re *= cos
-        g_re = whole[:, None] * g_re
-        g_re += tl.dot(tl.trans(q_re * since), dy, input_precision=PRECISION)
+        g_re, g_im = receded(
+            g_re, g_im, q_re, q_im, dy, since, whole, along, TURNS, RESETS, PRECISION
+        )
         p_re *= whole
         p_im *= whole
     store_state(
@@ -212,7 +219,8 @@ def backward(
 
     and likewise a phase, which turns it.
     """
-    batch, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
+    which = tl.program_id(0).to(tl.int64)
+    batch, head = which // heads, which % heads
     segment, segments = tl.program_id(1).to(tl.int64), tl.num_programs(1)
     row, key = tl.arange(0, ROWS), tl.arange(0, KEYS)
     value = tl.program_id(2) * VALUES + tl.arange(0, VALUES)
@@ -255,7 +263,7 @@ def backward(
             )  # fmt: skip
             t = (first + row)[:, None]
             here, is_input = (t < end) & is_key[None, :], (t < end) & is_value[None, :]
-            _, _, _, until, whole, _, _ = decays(
+            _, _, _, until, whole, along, _ = decays(
                 amplitude + t * amplitude_time, reset + first + row, here, first + row >= end,
                 GROWTH, RESETS, SHARED,
             )  # fmt: skip
@@ -267,7 +275,7 @@ def backward(
                 k_re *= cos
             s_re, s_im = advanced(
                 s_re, s_im, k_re, k_im, load(v + t * v_time, is_input), until, whole,
-                sin_end, cos_end, TURNS, PRECISION,
+                sin_end, cos_end, along, TURNS, RESETS, PRECISION,
             )  # fmt: skip
         # what one thread wrote, another may read
         tl.debug_barrier()
@@ -300,8 +308,7 @@ def backward(
             )
             s_re, s_im = load_state(scratch + block * planes, plane, is_state, TURNS)
 
-            dv_t = tl.dot(tl.trans(scores), dy, input_precision=PRECISION)
-            dv_t += tl.dot(k_re * until, g_re, input_precision=PRECISION)
+            dv_t = tl.dot(k_re * until, g_re, input_precision=PRECISION)
             dq_re = since * tl.dot(dy, tl.trans(s_re), input_precision=PRECISION)
             dk_re = until * tl.dot(v_t, tl.trans(g_re), input_precision=PRECISION)
             dq_im, dk_im = dq_re, dk_re
@@ -309,6 +316,13 @@ def backward(
                 dv_t += tl.dot(k_im * until, g_im, input_precision=PRECISION)
                 dq_im = since * tl.dot(dy, tl.trans(s_im), input_precision=PRECISION)
                 dk_im = until * tl.dot(v_t, tl.trans(g_im), input_precision=PRECISION)
+            final = tl.max(along, 0)
+            dq_re = of_segment(dq_re, 0, along, RESETS)
+            dq_im = of_segment(dq_im, 0, along, RESETS)
+            dk_re = of_segment(dk_re, final, along, RESETS)
+            dk_im = of_segment(dk_im, final, along, RESETS)
+            dv_t = of_segment(dv_t, final, along, RESETS)
+            dv_t += tl.dot(tl.trans(scores), dy, input_precision=PRECISION)
             weights = tl.dot(dy, tl.trans(v_t), input_precision=PRECISION)
             dq_re, dq_im, dk_re, dk_im = pairs(
                 weights,
@@ -345,11 +359,9 @@ def backward(
             tl.store(dk + out + t * heads * keys, dk_re + itself * q_t, mask=here)
             tl.store(dv + t * heads * values, dv_t, mask=is_input)
 
-            g_re = whole[:, None] * g_re
-            g_re += tl.dot(tl.trans(q_re * since), dy, input_precision=PRECISION)
-            if TURNS:
-                g_im = whole[:, None] * g_im
-                g_im += tl.dot(tl.trans(q_im * since), dy, input_precision=PRECISION)
+            g_re, g_im = receded(
+                g_re, g_im, q_re, q_im, dy, since, whole, along, TURNS, RESETS, PRECISION
+            )
         tl.debug_barrier()
     if segment == 0:
         store_state(dstate + batch * planes + place, plane, is_state, g_re, g_im, TURNS)

@@ -181,9 +181,10 @@ def carry(
         store_state(starts + place, channels, here, h_re, h_im, TURNS)
         p_re, p_im = load_state(product + place, channels, here, TURNS)
         x_re, x_im = load_state(added + place, channels, here, TURNS)
+        forgets = (p_re == 0.0) & (p_im == 0.0)  # also what is not finite, as a reset does
         h_re, h_im = turned(p_re, p_im, h_re, h_im, TURNS)
-        h_re += x_re
-        h_im += x_im
+        h_re = tl.where(forgets, 0.0, h_re) + x_re
+        h_im = tl.where(forgets, 0.0, h_im) + x_im
 
 
 @triton.jit
