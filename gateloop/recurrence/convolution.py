@@ -120,7 +120,8 @@ class _CausalConvolution(torch.autograd.Function):
         kernel_f, v_f = there(kernel, size), there(v, size)
         ctx.save_for_backward(kernel_f, v_f)
         ctx.sizes = length, size
-        return back(kernel_f * v_f, size)[..., :length]
+        # no view, which whoever has the result could not change in place
+        return back(kernel_f * v_f, size)[..., :length].clone()
 
     @staticmethod
     @first_only(OTHER_MODES)

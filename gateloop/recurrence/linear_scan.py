@@ -31,10 +31,10 @@ def linear_scan(
 
 def _check(a: Tensor, x: Tensor, state: Tensor | None, reset: Tensor | None) -> None:
     wide = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-    if x.ndim != 3 or x.dtype not in wide:
+    if x.ndim != 3 or x.dtype not in wide or x.shape[2] == 0:
         raise ValueError(
             f"x is {x.dtype} of shape {tuple(x.shape)}; it must be float32, float64 or complex, "
-            "(batch, length, channels)"
+            "(batch, length, channels), with at least one channel"
         )
     batch, length, channels = x.shape
     sizes = {1, batch}, {1, length}, {channels}

@@ -205,7 +205,7 @@ def _recurrence(
 
 
 def _no_autocast(device: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

@@ -208,3 +208,10 @@ def test_no_power_is_written_out_by_step() -> None:
         (y.sum() + last.real.sum()).backward()
     # the padded FFT and √l blocks of states, well under the length · heads · d_key of a scan
     assert max(shape.numel() for shape in shapes.seen) <= 4 * batch * heads * length
+
+
+def test_the_result_can_be_changed_in_place() -> None:
+    x = constant((2, 20, 3, 2, 4), state=False).map(lambda t: t.requires_grad_())
+    y, _ = convolve(x)
+    y += 1
+    y.sum().backward()

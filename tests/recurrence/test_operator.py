@@ -235,6 +235,29 @@ def test_a_reset_forgets_what_is_not_finite(mode: str, keys: int, plain: bool) -
             assert all(by[:, clean:].isfinite().all() for by in gradients)
 
 
+@pytest.mark.parametrize("axes", ["BLHK", "BLH"])
+def test_chunkwise_leaves_what_is_not_finite_in_its_chunk(axes: str) -> None:
+    """Of inputs before a reset; the chunks after it read nothing of them."""
+    reset = torch.zeros(1, 3 * CHUNK, dtype=torch.bool)
+    reset[:, CHUNK + 20] = True
+    x = replace(make((1, 3 * CHUNK, 1, 3, 2), amplitude_axes=axes), reset=reset)
+    x.v[:, 3] = x.k[:, CHUNK + 5] = x.v[:, CHUNK + 7] = torch.nan
+    y, last = gated_linear_recurrence(
+        x.q, x.k, x.v, x.log_amplitude, x.phase, state=x.state, reset=reset, mode="chunkwise"
+    )
+    assert y[:, :CHUNK].isnan().any()
+    assert y[:, 2 * CHUNK :].isfinite().all() and last.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_shapes_without_numbers(mode: str) -> None:
+    x = make((2, 9, 2, 3, 4)).map(lambda t: t.to("meta"))
+    y, last = gated_linear_recurrence(
+        x.q, x.k, x.v, x.log_amplitude, x.phase, state=x.state, mode=mode
+    )
+    assert (y.shape, last.shape) == ((2, 9, 2, 4), (2, 2, 3, 4))
+
+
 def test_a_conjugated_state() -> None:
     x = make((B, L, H, 1, 1), state=True)
     assert x.state is not None

@@ -54,7 +54,7 @@ def library(real: torch.dtype) -> ctypes.CDLL | None:
     if os.environ.get("GATELOOP_KERNELS") == "off":
         return None
     try:
-        kernels = ctypes.CDLL(str(built(REALS[real])))
+        kernels = loaded(REALS[real])
         keep_freed_pages()
         return kernels
     except (CannotBuild, OSError) as error:
@@ -65,22 +65,35 @@ def library(real: torch.dtype) -> ctypes.CDLL | None:
         return None
 
 
-def built(real: str) -> Path:
-    """The shared library; its build's log lies beside it."""
+def loaded(real: str) -> ctypes.CDLL:
+    """The shared library, from the cache or into it; its build's log lies beside it."""
     compiler = find_compiler()
     try:
-        path = cache_folder() / "kernels" / key(compiler, real) / "kernels.so"
-        if path.exists():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return build(compiler, real, path)
+        folder = cache_folder() / "kernels" / key(compiler, real)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return ctypes.CDLL(str(kept(folder) or build(compiler, real, folder)))
     except (OSError, RuntimeError):  # no place to keep it, or no home: for this process alone
-        return build(compiler, real, Path(tempfile.mkdtemp(prefix="gateloop-")) / "kernels.so")
+        folder = Path(tempfile.mkdtemp(prefix="gateloop-"))
+        kernels = ctypes.CDLL(str(build(compiler, real, folder)))
+        shutil.rmtree(folder, ignore_errors=True)
+        return kernels
+
+
+def kept(folder: Path) -> Path | None:
+    """A library built earlier that is whole: to load half of one ends the process."""
+    return next((path for path in folder.glob("*.so") if path.name == name_of(path)), None)
+
+
+def name_of(library: Path) -> str:
+    return f"{hashlib.sha256(library.read_bytes()).hexdigest()[:24]}.so"
 
 
 def find_compiler() -> list[str]:
     """$CC with its arguments, else the first of cc, gcc and clang."""
-    given = shlex.split(os.environ.get("CC", ""))
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise CannotBuild(f"$CC is no command: {error}") from None
     for candidate in [given] if given else [["cc"], ["gcc"], ["clang"]]:
         if found := shutil.which(candidate[0]):
             return [found, *candidate[1:]]
@@ -109,18 +122,24 @@ def processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def build(compiler: list[str], real: str, path: Path) -> Path:
-    """Compile to a name of this process's own, then rename."""
-    log, temporary = path.with_name("build.log"), path.with_name(f".{os.getpid()}.so")
+def build(compiler: list[str], real: str, folder: Path) -> Path:
+    """Compile to a name of its own, then give it the name of what it holds."""
+    log = folder / "build.log"
+    handle, name = tempfile.mkstemp(suffix=".tmp", dir=folder)
+    os.close(handle)
+    temporary = Path(name)
     sources = [str(HERE / name) for name in SOURCES]
     told = ""
-    for choice in CHOICES:
-        command = [*compiler, *FLAGS, *choice, f"-DREAL={real}", "-o", str(temporary), *sources]
-        done = subprocess.run([*command, "-lm"], capture_output=True, text=True, check=False)
-        told += f"{shlex.join(command)}\n{done.stdout}{done.stderr}exit {done.returncode}\n"
-        log.write_text(told)
-        if done.returncode == 0:
-            os.replace(temporary, path)
-            return path
-    temporary.unlink(missing_ok=True)
+    try:
+        for choice in CHOICES:
+            command = [*compiler, *FLAGS, *choice, f"-DREAL={real}", "-o", name, *sources, "-lm"]
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=False
+            )
+            told += f"{shlex.join(command)}\n{done.stdout}{done.stderr}exit {done.returncode}\n"
+            log.write_text(told, encoding="utf-8")
+            if done.returncode == 0:
+                return temporary.replace(folder / name_of(temporary))
+    finally:
+        temporary.unlink(missing_ok=True)
     raise CannotBuild(f"{compiler[0]} fails, see {log}")

@@ -13,6 +13,7 @@ from gateloop.recurrence.kernels.compiler import library
 
 TASKS = 8  # heads of sequences, or blocks of their values, that are worth sharing out
 LEAST_BLOCK = 16  # values
+ALIGNMENT = 64  # bytes, of torch's own memory; the outer product reads states in whole vectors
 
 LOGIT, LOG_AMPLITUDE, GROWING_LOG_AMPLITUDE = range(3)  # of gates.h
 
@@ -245,6 +246,8 @@ def outer_product_backward(
     grad_y, q, k, v = (_rows(t) for t in (grad_y, q, k, v))
     amplitude, phase = _spread(amplitude, q), None if phase is None else _spread(phase, q)
     grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
+    # whoever kept it elsewhere (saved_tensors_hooks) may bring it back to any address
+    kept = kept.contiguous() if kept.data_ptr() % ALIGNMENT == 0 else kept.clone()
     size = (_blocks(v), *v.shape[:3], q.shape[3])
 
     def of(gate: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 /* exp, σ, sin and cos, written so that a compiler makes vector code of a loop over channels.
 
    In float they are polynomials without branches and tables, within two units in the last place,
-   sin and cos within two of one; in double they are the C library's. */
+   sin and cos within two of one up to 10⁶ radians, within 7e-5 up to 10⁷; in double they are the C
+   library's. */
 
 #pragma once
 #include <math.h>
@@ -94,7 +95,8 @@ ALWAYS_INLINE void sine_cosine(REAL x, REAL *sine, REAL *cosine)
 ALWAYS_INLINE REAL amplitude_of(REAL given, int gate, REAL *slope)
 {
     if (gate == LOGIT) {
-        REAL e = exp_real(-given), size = 1 / (1 + e);
+        /* of a logit far below e^-x has no number, and its product with 0 none either */
+        REAL e = exp_real(!REAL_IS_FLOAT && given < -100 ? 100 : -given), size = 1 / (1 + e);
         *slope = e * size;
         return size;
     }

@@ -30,28 +30,17 @@ ALWAYS_INLINE void step(REAL *restrict h, const REAL *a, const REAL *x, REAL *ou
     }
 }
 
-/* The same where one number of a serves several channels. */
-ALWAYS_INLINE void step_repeated(REAL *restrict h, const REAL *a, const REAL *x, REAL *out,
-                                 int64_t first, int width, int64_t repeat, int parts)
+/* A row of a block, of numbers that each serve several channels. */
+ALWAYS_INLINE void spread(const REAL *a, REAL *row, int64_t first, int width, int64_t repeat,
+                          int parts)
 {
     for (int c = 0; c < width;) {
         const int64_t number = (first + c) / repeat;
         const int64_t left = (number + 1) * repeat - first - c;
         const int count = (int)(left < width - c ? left : width - c);
-        const REAL a_re = a[parts * number], a_im = parts == 2 ? a[parts * number + 1] : 0;
-        REAL *restrict to = h + parts * c;
-        EACH_CHANNEL
-        for (int i = 0; i < count; i++) {
-            if (parts == 2) {
-                REAL re = to[2 * i], im = to[2 * i + 1];
-                to[2 * i] = a_re * re - a_im * im + x[2 * (c + i)];
-                to[2 * i + 1] = a_re * im + a_im * re + x[2 * (c + i) + 1];
-                out[2 * (c + i)] = to[2 * i], out[2 * (c + i) + 1] = to[2 * i + 1];
-            } else {
-                to[i] = a_re * to[i] + x[c + i];
-                out[c + i] = to[i];
-            }
-        }
+        for (int i = c; i < c + count; i++)
+            for (int part = 0; part < parts; part++)
+                row[parts * i + part] = a[parts * number + part];
         c += count;
     }
 }
@@ -70,7 +59,7 @@ ALWAYS_INLINE void scan_block(const Shape *s, const REAL *a, const REAL *x, cons
     const int streamed = is_dense(s, OUT, parts) && out != x &&
                          streams(s, 3 * parts, (const REAL *[]){out}, 1);
     REAL h[2 * BLOCK];
-    ROW REAL row[2 * BLOCK];
+    ROW REAL row[2 * BLOCK], a_row[2 * BLOCK];
     memcpy(h, start + parts * (b * s->channels + first), parts * width * sizeof(REAL));
     for (int64_t i = 0; i < s->length; i++) {
         const int64_t n = reverse ? s->length - 1 - i : i, next = reverse ? n - AHEAD : n + AHEAD;
@@ -83,10 +72,9 @@ ALWAYS_INLINE void scan_block(const Shape *s, const REAL *a, const REAL *x, cons
             memset(h, 0, sizeof h);
         const REAL *a_n = a + at(s, A, b, n), *x_n = x + at(s, X, b, n) + parts * first;
         REAL *out_n = out + at(s, OUT, b, n) + parts * first, *to = streamed ? row : out_n;
-        if (s->repeat == 1)
-            step(h, a_n + parts * first, x_n, to, width, parts);
-        else
-            step_repeated(h, a_n, x_n, to, first, width, s->repeat, parts);
+        if (s->repeat > 1 && (i == 0 || s->stride[A][1]))
+            spread(a_n, a_row, first, width, s->repeat, parts);
+        step(h, s->repeat > 1 ? a_row : a_n + parts * first, x_n, to, width, parts);
         if (streamed)
             stream(out_n, row, parts * width);
     }
