@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gateloop.benchmark.cell import BYTES, Cell
-from gateloop.benchmark.clock import Run
+from gateloop.benchmark.clock import Run, until_done
 from gateloop.benchmark.entry import Role, absent, entry, part
 from gateloop.compose import compose
 from gateloop.generate import PREFILL
@@ -23,7 +23,6 @@ COPIES = 3
 
 def measure(cell: Cell) -> dict[str, Any]:
     batch, lengths = cell.sizes["batch"], cell.settings["lengths"]
-    wait = torch.cuda.synchronize if cell.device == "cuda" else lambda: None
     entries: list[dict[str, Any]] = []
     runs: dict[str, Run] = {}
     with torch.inference_mode():
@@ -43,7 +42,9 @@ def measure(cell: Cell) -> dict[str, Any]:
                 entries.append(entry(label, role, tokens=TOKENS, **facts))
         reference = entries[0]["label"]
         title = f"{TOKENS} tokens of each of {batch} sequences"
-        done = part(title, entries, runs, cell.repeats, wait, reference=reference)
+        done = part(
+            title, entries, runs, cell.repeats, until_done(cell.device), reference=reference
+        )
     return {"parts": [done]}
 
 

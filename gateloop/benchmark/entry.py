@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from gateloop.benchmark.clock import Run, rounds, warm
+from gateloop.benchmark.clock import Run, Timer, rounds, warm
 
 NOT_INSTALLED = "not installed"
 
@@ -58,7 +57,7 @@ def part(
     entries: list[dict[str, Any]],
     runs: dict[str, Run],
     repeats: int,
-    wait: Callable[[], object],
+    timer: Timer,
     **facts: Any,
 ) -> dict[str, Any]:
     """One table's worth: the entries, those among ``runs`` with their seconds by round.
@@ -70,11 +69,11 @@ def part(
         if each["state"] != "measured":
             continue
         try:
-            warm(runs[each["label"]], wait)
+            warm(runs[each["label"]], timer)
         except Exception as error:  # whatever a peer raises, most likely out of memory
             each["state"] = why_not(error)
     able = {e["label"]: runs[e["label"]] for e in entries if e["state"] == "measured"}
-    times = rounds(able, repeats, wait)
+    times = rounds(able, repeats, timer)
     for each in entries:
         if each["label"] in times:
             each["seconds"] = [None if t is None else round(t, 9) for t in times[each["label"]]]

@@ -56,11 +56,12 @@ def main() -> None:
     cell = Cell.from_json(json.load(sys.stdin))
     limit_threads(cell.threads)
     outcome = measure(cell)
+    outcome["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if cell.device == "cuda":
         import torch
 
         outcome["accelerator"] = torch.cuda.get_device_name()
-    outcome["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        outcome["peak_MiB"] = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps(outcome))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import gateloop.recurrence as own
 from gateloop.benchmark import peers
 from gateloop.benchmark.cell import Cell
-from gateloop.benchmark.clock import Run, rounds, warm
+from gateloop.benchmark.clock import Run, Timer, of_kernels, rounds, warm
 from gateloop.benchmark.entry import NOT_INSTALLED, Role, absent, entry, is_missing, part, why_not
 from gateloop.benchmark.problem import Calls, Problem, copy, problem, torch_calls
 
@@ -50,13 +50,13 @@ def measure(cell: Cell) -> dict[str, Any]:
     ]
     dtype = cell.settings.get("dtype", "float32")
     dtype = "float32" if kind == "linear_scan" else dtype
-    wait = torch.cuda.synchronize if cell.device == "cuda" else lambda: None
+    timer = of_kernels(cell.device)
     given = problem(kind, cell.sizes, cell.device, dtype)
     ours = OURS.get(kind, "gate_loop (auto)")
 
     loaded = [name for name in WATCHED if name in sys.modules]
     main = next(each for each in taking_part if each.label == ours)
-    alone = _alone(main, given, cell, wait)
+    alone = _alone(main, given, cell, timer)
 
     trial = {name: min(size, TRIAL[name]) for name, size in cell.sizes.items()}
     small = problem(kind, trial, cell.device, dtype)
@@ -86,7 +86,7 @@ def measure(cell: Cell) -> dict[str, Any]:
             facts = {"limit": COPY, "limit_name": "copy"}
         elif LOOP in runs:  # work, not memory, is the limit
             facts = {"limit": LOOP, "limit_name": "step loop"}
-        done = part(title, listed, runs, cell.repeats, wait, reference=ours, **facts)
+        done = part(title, listed, runs, cell.repeats, timer, reference=ours, **facts)
         parts.append({**done, "alone": alone.get(title, {})})
     return {"imported_before_ours": loaded, "parts": parts}
 
@@ -99,7 +99,7 @@ def _limits(kind: str, given: Problem) -> dict[str, int]:
 
 
 def _alone(
-    main: Contestant, given: Problem, cell: Cell, wait: Callable[[], object]
+    main: Contestant, given: Problem, cell: Cell, timer: Timer
 ) -> dict[str, dict[str, list[float | None]]]:
     """Seconds of ours before any peer is imported, {} where this version has it not."""
     try:
@@ -109,8 +109,8 @@ def _alone(
     found = {}
     runs: dict[str, Run] = {FORWARD: calls.forward, BOTH: calls.both}
     for title, run in runs.items():
-        warm(run, wait)
-        found[title] = rounds({main.label: run}, cell.repeats, wait)
+        warm(run, timer)
+        found[title] = rounds({main.label: run}, cell.repeats, timer)
     return found
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gateloop.benchmark.cell import Cell
-from gateloop.benchmark.clock import Run
+from gateloop.benchmark.clock import Run, until_done
 from gateloop.benchmark.entry import NOT_INSTALLED, Role, absent, entry, is_missing, part, why_not
 from gateloop.compose import compose
 from gateloop.config import Config
@@ -35,7 +35,6 @@ def measure(cell: Cell) -> dict[str, Any]:
     shape = (sizes["batch"], sizes["length"] + 1)
     tokens = torch.randint(0, sizes["vocabulary"], shape, device=cell.device)
     inputs_BL, targets_BL = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    wait = torch.cuda.synchronize if cell.device == "cuda" else lambda: None
     makers: dict[str, tuple[Role, str, Callable[..., tuple[Run, int]]]] = {
         OURS: (Role.ours, "gateloop", ours("gateloop")),
     }
@@ -72,7 +71,9 @@ def measure(cell: Cell) -> dict[str, Any]:
             entries.append(absent(label, role, why_not(error)))
             continue
         entries.append(entry(label, role, parameters=parameters))
-    done = part("training step", entries, runs, cell.repeats, wait, reference=OURS)
+    done = part(
+        "training step", entries, runs, cell.repeats, until_done(cell.device), reference=OURS
+    )
     return {"parts": [done]}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateloop.benchmark.cell import Cell
-from gateloop.benchmark.clock import Run
+from gateloop.benchmark.clock import Run, on_host
 from gateloop.benchmark.entry import Role, absent, entry, part, without_paths
 from gateloop.config import TextConfig
 from gateloop.data.cache import cache_folder
@@ -50,7 +50,7 @@ def _measure(cell: Cell, folder: Path) -> dict[str, Any]:
         runs[name.value] = _encoding(tokenizer, text)
         facts = {"tokens": tokens, "bytes": len(text.encode()), "vocabulary": tokenizer.size}
         entries.append(entry(name.value, Role.ours, **facts))
-    done = part("encode", entries, runs, cell.repeats, lambda: None, reference="byte")
+    done = part("encode", entries, runs, cell.repeats, on_host, reference="byte")
     return {"parts": [done]}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 
 import pytest
+import torch
 
 from gateloop.benchmark import clock
 
@@ -27,8 +29,7 @@ def test_a_slow_contestant_stops_and_the_rounds_of_the_others_stay_paired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(clock, "PATIENCE", 2.5)
-    monkeypatch.setattr(clock, "once", lambda run, wait: run())
-    times = clock.rounds({"slow": lambda: 1.0, "quick": lambda: 0.25}, 5)
+    times = clock.rounds({"slow": lambda: 1.0, "quick": lambda: 0.25}, 5, lambda run: run())
     assert times == {"slow": [1.0, 1.0, 1.0, None, None], "quick": [0.25] * 5}
 
 
@@ -36,6 +37,20 @@ def test_the_clock_waits_for_the_device() -> None:
     order: list[str] = []
     clock.once(lambda: order.append("run"), lambda: order.append("wait"))
     assert order == ["wait", "run", "wait"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_of_a_gpu_the_time_python_takes_to_ask_is_not_counted() -> None:
+    x = torch.ones(1 << 24, device="cuda")
+
+    def run() -> None:
+        time.sleep(0.001)  # less than the GPU sleeps
+        x.mul_(1)
+
+    seconds = clock.of_kernels("cuda")
+    seconds(run)
+    assert 1e-5 < min(seconds(run) for _ in range(5)) < 5e-4
 
 
 def test_threads_of_the_contestant_before_have_come_to_rest(
@@ -67,6 +82,6 @@ def test_no_call_finds_what_the_one_before_left_in_the_caches(
 
 def test_what_settles_goes_through_more_memory_than_caches_hold() -> None:
     clock.settle()
-    flushed = clock._flushed()
+    flushed = clock._flushed("cpu")
     assert flushed.numel() * flushed.element_size() == clock.FLUSH
     assert flushed.min() == flushed.max() == 1
