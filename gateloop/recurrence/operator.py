@@ -34,7 +34,8 @@ CONVOLUTION_FROM_KEYS = 2
 LEAST_LOG_AMPLITUDE = -100.0
 
 _GATE_DTYPES = (torch.float32, torch.float64)
-_INPUT_DTYPES = (*_GATE_DTYPES, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+_LOW_DTYPES = (torch.bfloat16, torch.float16)
+_INPUT_DTYPES = (*_GATE_DTYPES, *_LOW_DTYPES, torch.complex64, torch.complex128)
 _COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
@@ -164,7 +165,15 @@ def _recurrence(
 
     with _no_autocast(v.device.type):
         y_dtype = v.real.dtype if v.is_complex() else v.dtype
-        q, k, v = (_as(t, _COMPLEX[real] if t.is_complex() else real) for t in (q, k, v))
+        low = run is scan and fuses and kernels.reads_16_bits(v)
+
+        def inside(t: Tensor) -> Tensor:
+            # the gradient of what is spread out is a sum, not to be one of rounded terms
+            if low and t.dtype in _LOW_DTYPES and t.shape[:3] == shape[:3]:
+                return t
+            return _as(t, _COMPLEX[real] if t.is_complex() else real)
+
+        q, k, v = inside(q), inside(k), inside(v)
         state_dtype = _COMPLEX[real] if is_complex else real
         if state is not None:
             state = _as(state, state_dtype)

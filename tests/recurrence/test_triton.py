@@ -23,7 +23,7 @@ if not CUDA:
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from gateloop.recurrence import gated_linear_recurrence  # noqa: E402
+from gateloop.recurrence import gated_linear_recurrence, kernels  # noqa: E402
 from gateloop.recurrence.kernels import cpu, cuda, operators  # noqa: E402
 from gateloop.recurrence.kernels import triton_chunkwise as chunkwise  # noqa: E402
 from gateloop.recurrence.kernels import triton_elementwise as elementwise  # noqa: E402
@@ -547,6 +547,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> None:
     if CUDA:
         assert all(map(cuda.available, KINDS))
         return
+    monkeypatch.setattr(kernels, "reads_16_bits", lambda v: True)
     monkeypatch.setattr(cpu, "gate_loop", operators.gate_loop_on_cuda)
     monkeypatch.setattr(cpu, "gate_loop_backward", operators.gate_loop_backward_on_cuda)
     monkeypatch.setattr(cpu, "outer_product", chunkwise.forward)
@@ -582,6 +583,39 @@ def test_the_operator_takes_them(case: str, taken: None, device: str) -> None:
         return y.cpu(), last.cpu()
 
     assert_same(run, BY_THE_OPERATOR[case].to(torch.float32), TOLERANCE)
+
+
+@pytest.mark.parametrize("device", [INTERPRETED, COMPILED])
+@pytest.mark.parametrize("case", ["max-headed", "outer", "one key", "one value", "constant q"])
+def test_inputs_of_16_bits_are_read_as_they_are(case: str, taken: None, device: str) -> None:
+    """y and the gradients are those in float32, rounded once; so much, and no more, is saved."""
+    others = {
+        "one value": make((2, 19, 2, 4, 1), resets=True, seed=2),
+        "constant q": make(HEADS, qk_axes="HK"),
+    }
+    x = (others | BY_THE_OPERATOR)[case].to(torch.float32).map(lambda t: t.detach().to(device))
+    low = replace(x, q=x.q.bfloat16(), k=x.k.half(), v=x.v.bfloat16())
+    wide = replace(low, q=low.q.float(), k=low.k.float(), v=low.v.float())
+    weight = torch.randn(x.v.shape, device=device).bfloat16()
+    saved: list[Tensor] = []
+
+    def run(x: Inputs) -> list[Tensor]:
+        x = x.map(lambda t: t.requires_grad_())
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+            y, last = gated_linear_recurrence(
+                x.q, x.k, x.v, x.log_amplitude, x.phase, state=x.state, reset=x.reset, mode="scan"
+            )
+        by = torch.autograd.grad(y, list(x.differentiable().values()), weight.to(y.dtype))
+        return [y, last, *by]
+
+    expected, found = run(wide), run(low)
+    assert [t.dtype for t in found[2:5]] == [torch.bfloat16, torch.float16, torch.bfloat16]
+    assert torch.equal(found[1], expected[1]) and found[0].dtype == torch.bfloat16
+    for ours, exact in zip(found, expected, strict=True):  # the interpreter cuts digits off
+        assert torch.allclose(ours.to(exact.dtype), exact, rtol=2**-7, atol=1e-5)
+    if case in ("max-headed", "outer"):
+        assert all(any(t is kept for kept in saved) for t in (low.q, low.k, low.v))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,6 +16,7 @@ __all__ = [
     "fused",
     "fuses",
     "linear_scan_backward",
+    "reads_16_bits",
     "scans",
     "solve_",
     "solves",
@@ -70,6 +71,11 @@ def fuses(
     return available(v.device.type, real) and (plain or not q.shape[3] == v.shape[3] == 1)
 
 
+def reads_16_bits(v: Tensor) -> bool:
+    """Whether ``fused`` takes q, k and v of 16 bits as they are, and computes in float32."""
+    return v.is_cuda
+
+
 def _is_plain(q: Tensor, k: Tensor, turns: bool, is_complex: bool) -> bool:
     return is_complex == turns and not q.is_complex() and not k.is_complex()
 
@@ -96,7 +102,7 @@ def fused(
     batch, _, heads, d_value = v.shape
     d_key = q.shape[3]
     if state is None:
-        parts = v.new_zeros(batch, heads, d_key, d_value, 2 if is_complex else 1)
+        parts = amplitude.new_zeros(batch, heads, d_key, d_value, 2 if is_complex else 1)
     else:
         parts = torch.view_as_real(state.resolve_conj()) if is_complex else state[..., None]
     if _is_narrow(q, v) and _is_plain(q, k, phase is not None, is_complex):
@@ -124,7 +130,10 @@ def _channels(
     size = heads, d_key * d_value
 
     def channels(t: Tensor) -> Tensor:
-        return t if t.shape[2:] == size else t.expand(*t.shape[:2], *size)
+        if t.shape[2:] == size:
+            return t
+        # in the precision of the gates: y, or a gradient, is a sum over what is spread out here
+        return t.to(amplitude.dtype).expand(*t.shape[:2], *size)
 
     y_BLHW, last, _ = operators.gate_loop(
         *map(channels, (q_BLHK, k_BLHK, v_BLHV, amplitude)),

@@ -13,14 +13,22 @@ from torch import Tensor
 from gateloop.recurrence.kernels import operators
 
 TOLERANCE = 1e-4  # relative to the largest; the tests hold them to 1e-5
+ROUNDED = 1e-2  # of results in 16 bits
 # A program has all keys of a head: of more, 16 values take more shared memory than there is.
 MOST_KEYS = 256
 BATCH, LENGTH = 2, 150  # chunks enough to be shared out over time
 
-# heads, d_key and d_value; whether a turns; whether a head's keys share |a|
+# heads, d_key and d_value; whether a turns; whether a head's keys share |a|; the dtype of q, k, v
 PROBLEMS = {
-    "gate_loop": ((40, 1, 1, True, False),),
-    "outer_product": ((2, 24, 40, True, False), (2, 24, 40, True, True), (2, 24, 40, False, True)),
+    "gate_loop": (
+        (40, 1, 1, True, False, torch.float32),
+        (40, 1, 1, True, False, torch.bfloat16),
+    ),
+    "outer_product": (
+        (2, 24, 40, True, False, torch.float32),
+        (2, 24, 40, True, True, torch.bfloat16),
+        (2, 24, 40, False, True, torch.float32),
+    ),
 }
 
 
@@ -91,13 +99,19 @@ def _difference(names: Iterable[str], found: Iterable[Tensor], expected: Iterabl
     """The first that is wrong, in words; "" where none is."""
     for name, ours, exact in zip(names, found, expected, strict=True):
         error = ((ours.cpu() - exact).abs().max() / exact.abs().max()).item()
-        if not error < TOLERANCE:
+        if not error < (ROUNDED if ours.dtype == torch.bfloat16 else TOLERANCE):
             return f"{name} is off by {error:.0e} on this GPU"
     return ""
 
 
 def _disagreement(
-    device: torch.device, heads: int, d_key: int, d_value: int, turns: bool, shared: bool
+    device: torch.device,
+    heads: int,
+    d_key: int,
+    d_value: int,
+    turns: bool,
+    shared: bool,
+    dtype: torch.dtype,
 ) -> str:
     from gateloop.recurrence.kernels import fused  # which asks this module
 
@@ -109,7 +123,12 @@ def _disagreement(
     keys = (BATCH, LENGTH, heads, d_key)
     q, k, beta = (normal(*keys) for _ in range(3))
     v, weight = (normal(BATCH, LENGTH, heads, d_value) for _ in range(2))
-    given = {"q": q, "k": k, "v": v, "alpha": normal(*keys[:3], 1 if shared else d_key)}
+    given = {
+        "q": q.to(dtype),
+        "k": k.to(dtype),
+        "v": v.to(dtype),
+        "alpha": normal(*keys[:3], 1 if shared else d_key),
+    }
     state = normal(BATCH, heads, d_key, d_value)
     if turns:
         given["beta"], state = beta, torch.complex(state, normal(*state.shape))
@@ -128,6 +147,7 @@ def _disagreement(
         gradients = torch.autograd.grad(y, list(given.values()), weight.to(y))
         return [t.detach() for t in (y, *gradients)]
 
+    weight = weight.to(dtype)
     found = results({name: t.to(device) for name, t in given.items()}, kernel)
     wide = {n: t.to(torch.complex128) if t.is_complex() else t.double() for n, t in given.items()}
     names = ("y", *(f"its gradient by {name}" for name in given))

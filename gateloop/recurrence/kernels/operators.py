@@ -59,7 +59,8 @@ def gate_loop(
     Returns y (batch, length, heads, width), the last state, and the states before every CHUNK
     steps, (batch, ⌈length / CHUNK⌉, parts, heads · width), from which the backward pass computes
     all others again; none unless it ``keeps`` them, as it does wherever autograd asks it for
-    gradients. All of one dtype, float32 or, on a CPU, float64.
+    gradients. All of one dtype, float32 or, on a CPU, float64; on a GPU q, k and v, with y and
+    their gradients, may each be of 16 bits.
     """
     return cpu.gate_loop(q, k, v, amplitude, phase, state, reset, logits, growth, keeps)
 
@@ -134,9 +135,9 @@ def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth)
     def like(gate):  # type: ignore[no-untyped-def]
         if gate is None:
             return v.new_empty(0)
-        return v.new_empty(v.shape[0], gate.shape[1], *v.shape[2:])
+        return gate.new_empty(v.shape[0], gate.shape[1], *v.shape[2:])
 
-    by_qkv = (v.new_empty(v.shape) for _ in range(3))
+    by_qkv = (t.new_empty(v.shape) for t in (q, k, v))
     return (*by_qkv, like(amplitude), like(phase), grad_last.new_empty(grad_last.shape))
 
 
@@ -175,7 +176,7 @@ def _(q, k, v, amplitude, phase, state, reset, logits, growth, keeps):  # type: 
     if v.device.type == "cuda":
         batch, heads, d_key, d_value, parts = state.shape
         chunks = -(-v.shape[1] // CHUNK["cuda"]) if keeps else 0
-        kept = v.new_empty(batch, chunks, parts, heads, d_key, d_value)
+        kept = state.new_empty(batch, chunks, parts, heads, d_key, d_value)
         return v.new_empty(v.shape), state.new_empty(state.shape), kept
     group = 32 if v.dtype == torch.float32 else 16
     groups, chunks = -(-q.shape[3] // group), -(-v.shape[1] // 32) if keeps else 0
@@ -224,7 +225,7 @@ def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth)
     def like(gate):  # type: ignore[no-untyped-def]
         if gate is None:
             return v.new_empty(0)
-        return v.new_empty(v.shape[0], gate.shape[1], *q.shape[2:])
+        return gate.new_empty(v.shape[0], gate.shape[1], *q.shape[2:])
 
     full = (*v.shape[:3], q.shape[3])
     by_qkv = q.new_empty(full), k.new_empty(full), v.new_empty(v.shape)
@@ -252,7 +253,7 @@ def _differentiable(operator: OpOverload, backward: OpOverload) -> None:
             grad_y, grad_last, _ = grads
             q, k, v, amplitude, phase, reset, kept = ctx.saved_tensors
             grad_y = v.new_zeros((1,) * v.ndim).expand(v.shape) if grad_y is None else grad_y
-            grad_last = v.new_zeros(ctx.state_shape) if grad_last is None else grad_last
+            grad_last = kept.new_zeros(ctx.state_shape) if grad_last is None else grad_last
             by_q, by_k, by_v, by_amplitude, by_phase, by_state = backward(
                 grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, ctx.logits, ctx.growth
             )
