@@ -84,10 +84,19 @@ def check(options: argparse.Namespace) -> Config:
 
 
 def open_tests(options: argparse.Namespace, config: Config) -> list[Evaluation]:
-    """The tests of the run's own data."""
-    from gateloop.data import open_source
+    """The tests of the run's own data. Raises InputError where they are not those any more."""
+    from gateloop.data import fingerprint, open_source
+    from gateloop.training.record import RunFolder
 
+    run = options.run.resolve()
+    made_from = RunFolder(run.parent, run.name).manifest().get("identity", {}).get("fingerprint")
     try:
+        if made_from is not None and fingerprint(config.data) != made_from:
+            assert isinstance(config.data, TextConfig)
+            raise InputError(
+                f"{config.data.path or config.data.name} is no longer the text that {options.run} "
+                "was trained on; put that back"
+            )
         return open_source(config.data).evaluations("test")
     except InputError as error:
         raise InputError(f"{error}; or give --sequences 0 for the pictures alone") from error

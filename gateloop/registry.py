@@ -129,7 +129,7 @@ def imported(model: str, where: str) -> Any:
     module, _, name = where.partition(":")
     try:
         return attrgetter(name)(import_module(module))
-    except Exception as error:  # another package's module may raise anything
+    except (Exception, SystemExit) as error:  # another package's module may raise anything
         if model in MODELS:
             raise
         raise fault(
@@ -180,7 +180,7 @@ def _checked(name: str, entry: Any) -> ModelEntry:
     return entry
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 

@@ -135,6 +135,22 @@ def test_text_then_without_interventions(
         assert bytes(arrays["tokens"].tolist()).decode() == "the red is ä$"
 
 
+@pytest.mark.usefixtures("sketched")
+def test_a_text_that_has_changed_is_not_scored(tmp_path: Path) -> None:
+    made = train_on_text(tmp_path, "model.gate=false")
+    text = tmp_path / "text.txt"
+    text.write_text(text.read_text(encoding="utf-8") + "more\n" * 50, encoding="utf-8")
+    given = [str(made), "--text", "the red", "--sequences"]
+    with pytest.raises(InputError) as caught:
+        inspect.main([*given, "2"])
+    assert str(caught.value) == (
+        f"{text} is no longer the text that {made} was trained on; put that back; "
+        "or give --sequences 0 for the pictures alone"
+    )
+    assert not (made / "inspection").exists()
+    assert inspect.main([*given, "0"]) == 0
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -203,6 +203,7 @@ FAULTS = {
     "no name": ("choir = choir", CONFIG + ENTRY, "cannot import choir"),
     "breaks": ("choir = choir:ENTRY", "1 / 0", "ZeroDivisionError: division by zero"),
     "is no Python": ("choir = choir:ENTRY", "def", "SyntaxError: invalid syntax"),
+    "ends the process": ("choir = choir:ENTRY", "raise SystemExit(7)", "SystemExit: 7"),
     "says much": ("choir = choir:ENTRY", "raise OSError('one\\ntwo')", "OSError: one)"),
     "no entry": ("choir = choir:Config", CONFIG, "is of type type; make it a gateloop.registry"),
     "config of another kind": (

@@ -20,10 +20,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from gateloop.document import load
 from gateloop.draft import choose, shipped_file
 from gateloop.errors import InputError
+from gateloop.files import packed
 
 FOLDER = "experiments"
 TUNED_BY = "val/loss"  # the metric whose lowest value chooses among trials
@@ -90,7 +92,7 @@ class Tuning:
 
 @dataclass
 class Experiment:
-    """A table of the results. ``name`` is the file's.
+    """A table of the results. ``name`` is the file's; ``given``: what a command is to name.
 
     ``reported``: keys of published numbers of models that have no row.
     """
@@ -106,6 +108,10 @@ class Experiment:
     tuning: Tuning | None = None
     reported: list[str] = field(default_factory=list)
     name: str = ""
+    given: str = ""
+
+    def __post_init__(self) -> None:
+        self.given = self.given or self.name
 
 
 def load_experiment(given: str) -> Experiment:
@@ -115,7 +121,9 @@ def load_experiment(given: str) -> Experiment:
     """
     path = shipped_file(given, FOLDER, "experiment")
     experiment = load(Experiment, path)
-    experiment.name = path.stem
+    experiment.name = experiment.given = path.stem
+    if path.parent.resolve() != packed(FOLDER).resolve():  # a page names no folder of the machine
+        experiment.given = f"path/to/{path.name}" if Path(given).is_absolute() else given
     try:
         _check(experiment)
     except InputError as error:

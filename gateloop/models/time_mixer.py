@@ -81,9 +81,20 @@ class TimeMixer(nn.Module):
 
 
 def gate_logits(projection: nn.Module, x_BLD: Tensor) -> Tensor:
-    """``projection(x)`` for a gate: float32, in a float64 model float64, under autocast too.
-
-    Gates in bfloat16 cost up to 11%.
-    """
+    """``projection(x)`` for a gate: float32, in a float64 model float64, under autocast too."""
     with torch.autocast(x_BLD.device.type, enabled=False):
-        return projection(x_BLD if x_BLD.dtype == torch.float64 else x_BLD.float())
+        return projection(gate_input(projection, x_BLD))
+
+
+def gate_input(gate: nn.Module, x_BLD: Tensor) -> Tensor:
+    """x in the precision in which gates are made; in bfloat16 they would cost up to 11%.
+
+    Raises TypeError where the gate's own weights have 16 bits.
+    """
+    for weight in gate.parameters():
+        if weight.dtype in (torch.bfloat16, torch.float16):
+            raise TypeError(
+                f"the gates' weights are {weight.dtype}, which would cost up to 11 % of the "
+                "output; keep the layer in float32 and compute under torch.autocast"
+            )
+    return x_BLD if x_BLD.dtype == torch.float64 else x_BLD.float()

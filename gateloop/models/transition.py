@@ -16,6 +16,7 @@ from gateloop.model_config import (
     phase_control,
 )
 from gateloop.models.ring import ring_radii
+from gateloop.models.time_mixer import gate_input
 from gateloop.names import (
     AmplitudeActivation,
     AmplitudeControl,
@@ -50,7 +51,7 @@ class Transition(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> tuple[Tensor, Tensor | None]:
         with torch.autocast(x_BLD.device.type, enabled=False):
-            x_BLD = x_BLD if x_BLD.dtype == torch.float64 else x_BLD.float()
+            x_BLD = gate_input(self, x_BLD)
             if self.cartesian:
                 return self.plane(x_BLD)
             log_amplitude, half_turns = self.amplitude(x_BLD)

@@ -24,7 +24,7 @@ def index(results: Path, experiments: list[Experiment]) -> str:
         blocks.append(f"## [{experiment.title}]({experiment.name}/table.md)")
         table = _first_table(folder / "table.md")
         blocks.append(
-            table or f"Not measured yet: `python -m gateloop.reproduce {experiment.name}`"
+            table or f"Not measured yet: `python -m gateloop.reproduce {experiment.given}`"
         )
         if (folder / "figure.png").is_file():
             blocks.append(f"![{experiment.title}]({experiment.name}/figure.png)")

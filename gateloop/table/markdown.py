@@ -21,7 +21,7 @@ def markdown(table: Table, pictures: list[str], outcome: str = "") -> str:
     blocks = [f"# {experiment.title}"]
     blocks += [experiment.about.strip()] if experiment.about.strip() else []
     blocks += [
-        f"    python -m gateloop.reproduce {experiment.name}",
+        f"    python -m gateloop.reproduce {experiment.given}",
         "## Prediction, written before the runs",
         experiment.prediction.strip(),
         "## Outcome",

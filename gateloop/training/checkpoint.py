@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -100,31 +101,55 @@ def newest_intact(folder: Path, *, remove: bool = False) -> Checkpoint | None:
 
     With ``remove``, for a run that goes on from there, they are deleted.
     """
-    for checkpoint in reversed(listing(folder, STEP)):
+    there = listing(folder, STEP)
+    for checkpoint in reversed(there):
         try:
             checkpoint.load()
             return checkpoint
         except InputError as error:
-            print(f"gateloop: warning: {error}; taking the one before", file=sys.stderr)
+            then = "taking the one before" if checkpoint != there[0] else "there is none before it"
+            print(f"gateloop: warning: {error}; {then}", file=sys.stderr)
             if remove:
                 checkpoint.path.unlink()
     return None
 
 
+def warn_of_lost_best(run: Path) -> None:
+    """Say at once, on stderr, what would else stand in the way after all of the training."""
+    if listing(run / "checkpoints", BEST):
+        try:
+            best_weights(run)
+        except InputError as error:
+            print(
+                f"gateloop: warning: {error}, or go on: a later validation may be better",
+                file=sys.stderr,
+            )
+
+
 def best_weights(run: Path) -> tuple[dict[str, Tensor], str]:
     """The best validation's weights, and the file they came from.
 
+    Where that file is damaged, they are in the checkpoint of the same step, if that is still kept.
     An unfinished run that has validated nothing yet gives its last checkpoint's.
+    Raises InputError where there are none.
     """
     folder = run / "checkpoints"
     best = listing(folder, BEST)
-    if best:
-        try:
-            return best[-1].load()["model"], best[-1].path.name
-        except InputError as error:
-            raise InputError(f"{error}; delete the run's folder and train it again") from error
-    last = newest_intact(folder)
-    if last is None:
-        raise InputError(f"{run} holds no checkpoint; let the run reach its first one")
-    content = last.load()["state_dict"]
-    return {name.removeprefix("model."): part for name, part in content.items()}, last.path.name
+    if not best:
+        last = newest_intact(folder)
+        if last is None:
+            raise InputError(f"{run} holds no checkpoint; let the run reach its first one")
+        return _weights_of(last), last.path.name
+    try:
+        return best[-1].load()["model"], best[-1].path.name
+    except InputError as error:
+        for checkpoint in listing(folder, STEP):
+            if checkpoint.step == best[-1].step:
+                with suppress(InputError):
+                    return _weights_of(checkpoint), checkpoint.path.name
+        raise InputError(f"{error}; delete the run's folder and train it again") from error
+
+
+def _weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    content = checkpoint.load()["state_dict"]
+    return {name.removeprefix("model."): part for name, part in content.items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -61,6 +63,18 @@ def precision(config: Config, device: torch.device) -> plugins.Precision:
     return plugins.Precision()
 
 
+class Direct(plugins.TorchCheckpointIO):
+    """Writes into the very file it is given, which checkpoint.save publishes when it is whole.
+
+    Lightning's own way makes a copy in memory first, and one in $TMPDIR, which may be small.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        torch.save(checkpoint, path)
+
+
 def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
     """The checkpoint to go on from, with the run's curves cut back to it.
 
@@ -68,6 +82,8 @@ def start(folder: RunFolder) -> checkpoint.Checkpoint | None:
     """
     checkpoint.remove_half_written(folder.path / "checkpoints")
     resume = checkpoint.newest_intact(folder.path / "checkpoints", remove=True)
+    if resume:
+        checkpoint.warn_of_lost_best(folder.path)
     folder.cut_back(resume.step if resume else -1)
     if resume:
         print(f"going on from step {resume.step}", file=sys.stderr)
@@ -106,7 +122,7 @@ def fit(
         num_nodes=config.trainer.nodes,
         strategy=strategy(config, job),
         # Ranks are the job's affair, and requeueing is the scheduler's.
-        plugins=[LightningEnvironment(), precision(config, device)],
+        plugins=[LightningEnvironment(), precision(config, device), Direct()],
         max_steps=config.trainer.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulation(config),

@@ -230,7 +230,7 @@ def load_config(folder: str | os.PathLike[str]) -> Config:
     path = Path(folder) / "config.yaml"
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder} is not a run's folder: it has no config.yaml") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(getattr(error, "problem", None) or error).split("\n")[0]

@@ -38,6 +38,15 @@ def test_shipped_ones_load_by_path_and_by_name(path: Path) -> None:
     assert by_name == load_experiment(str(path)) == load_experiment(f"experiments/{path.name}")
 
 
+def test_what_a_command_is_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a shipped one, else the file, without folders that are only this machine's."""
+    assert load_experiment("experiments/wt2.yaml").given == "wt2"
+    assert load_experiment(write(tmp_path)).given == "path/to/mine.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert load_experiment("mine.yaml").given == "mine.yaml"
+    assert load_experiment("./mine.yaml").given == "./mine.yaml"
+
+
 def test_none_of_that_name() -> None:
     with pytest.raises(InputError, match=r"memory_horizn: no such experiment.*memory_horizon\?"):
         load_experiment("memory_horizn")

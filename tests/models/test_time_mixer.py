@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gateloop.model_config import ModelConfig
+from gateloop.models.gateloop import GateLoop
 from gateloop.models.time_mixer import State, TimeMixer, gate_logits
 from gateloop.setting import setting
 
@@ -62,3 +64,11 @@ def test_gates_keep_their_precision_under_autocast() -> None:
         torch.testing.assert_close(gate_logits(projection, x_BLD), exact, rtol=0, atol=0)
         assert gate_logits(projection, x_BLD.bfloat16()).dtype == torch.float32
     assert gate_logits(projection.double(), x_BLD.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_of_16_bits_are_refused(dtype: torch.dtype) -> None:
+    x_BLD = torch.randn(2, 3, 6, dtype=dtype)
+    for layer in (GateLoop(6), partial(gate_logits, nn.Linear(6, 6).to(dtype))):
+        with pytest.raises(TypeError, match="gates' weights are .* under torch.autocast"):
+            (layer.to(dtype) if isinstance(layer, nn.Module) else layer)(x_BLD)

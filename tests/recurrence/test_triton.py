@@ -618,6 +618,15 @@ def test_inputs_of_16_bits_are_read_as_they_are(case: str, taken: None, device: 
         assert all(any(t is kept for kept in saved) for t in (low.q, low.k, low.v))
 
 
+def test_a_kernel_that_fails_names_the_way_around_it() -> None:
+    @operators._triton("gate_loop")
+    def failing(x: int) -> None:
+        raise ValueError(f"out of resource: {x}\nand more")
+
+    with pytest.raises(RuntimeError, match="gate_loop fails .ValueError: out of resource: 3.; .*off"):
+        failing(3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_problems_of_the_first_use(
     kind: str, taken: None, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,32 @@ def test_best_weights(tmp_path: Path) -> None:
     best = save(folder, 5, BEST, value=5.0)
     weights, name = checkpoint.best_weights(tmp_path)
     assert name == best.path.name and weights["w"].eq(5).all()
+
+
+def test_a_damaged_best_is_found_again_in_the_checkpoint_of_its_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "checkpoints"
+    best, same = save(folder, 5, BEST, value=5.0), save(folder, 5, value=5.0)
+    best.path.write_bytes(best.path.read_bytes()[:-1])
+    weights, name = checkpoint.best_weights(tmp_path)
+    assert name == same.path.name and weights["w"].eq(5).all()
+    checkpoint.warn_of_lost_best(tmp_path)
+    assert capsys.readouterr().err == ""
+    save(folder, 6, value=6.0)
+    same.path.unlink()
+    with pytest.raises(InputError, match="best-00000005-.* is damaged; delete the run's folder"):
+        checkpoint.best_weights(tmp_path)
+    checkpoint.warn_of_lost_best(tmp_path)
+    said = capsys.readouterr().err
+    assert "is damaged" in said and "a later validation may be better" in said
+
+
+def test_checkpoints_go_nowhere_else_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not through $TMPDIR, which may be small."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    train(config("trainer.max_steps=2", "trainer.checkpoint_every=1"), tmp_path)
+    assert checkpoint.listing(tmp_path / "run" / "checkpoints", STEP)
 
 
 def test_a_real_run_has_both_and_either_loads(tmp_path: Path) -> None:

@@ -34,6 +34,28 @@ def _operator(on_cpu: Callable[..., Any]) -> OpOverload:
     return operator
 
 
+def _triton(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A kernel that names the way around it where it fails: what is tried at the first use
+    (kernels/cuda.py) is not every shape."""
+
+    def named(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            try:
+                return kernel(*inputs)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a compiler or a driver may say
+                said = (str(error).splitlines() or [""])[0]
+                raise RuntimeError(
+                    f"the Triton kernel of {name} fails ({type(error).__name__}: {said}); with "
+                    "GATELOOP_KERNELS=off in the environment PyTorch computes the recurrence"
+                ) from error
+
+        return run
+
+    return named
+
+
 @_operator
 def gate_loop(
     q: Tensor,
@@ -66,6 +88,7 @@ def gate_loop(
 
 
 @torch.library.impl(LIBRARY, "gate_loop", "CUDA")
+@_triton("gate_loop")
 def gate_loop_on_cuda(  # type: ignore[no-untyped-def]
     q, k, v, amplitude, phase, state, reset, logits, growth, keeps
 ):
@@ -116,6 +139,7 @@ def gate_loop_backward(
 
 
 @torch.library.impl(LIBRARY, "gate_loop_backward", "CUDA")
+@_triton("gate_loop_backward")
 def gate_loop_backward_on_cuda(  # type: ignore[no-untyped-def]
     grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth
 ):
@@ -165,6 +189,7 @@ def outer_product(
 
 
 @torch.library.impl(LIBRARY, "outer_product", "CUDA")
+@_triton("outer_product")
 def _(q, k, v, amplitude, phase, state, reset, logits, growth, keeps):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_chunkwise
 
@@ -211,6 +236,7 @@ def outer_product_backward(
 
 
 @torch.library.impl(LIBRARY, "outer_product_backward", "CUDA")
+@_triton("outer_product_backward")
 def _(grad_y, grad_last, q, k, v, amplitude, phase, kept, reset, logits, growth):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_chunkwise
 
@@ -296,6 +322,7 @@ def linear_scan_(
 
 
 @linear_scan_.register_kernel("cuda")
+@_triton("linear_scan")
 def _(a, x, start, reset, out, reverse):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_linear_scan
 
@@ -314,6 +341,7 @@ def linear_scan_backward(
 
 
 @linear_scan_backward.register_kernel("cuda")
+@_triton("linear_scan_backward")
 def _(grad, a, h, start, reset):  # type: ignore[no-untyped-def]
     from gateloop.recurrence.kernels import triton_linear_scan
 

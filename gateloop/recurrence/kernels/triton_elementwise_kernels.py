@@ -175,12 +175,12 @@ def carry(
     batch, channel, here = owned(channels, BLOCK)
     plane = (2 if TURNS else 1) * channels
     h_re, h_im = load_state(state + batch * plane + channel, channels, here, TURNS)
-    for n in range(segments):
+    for n in tl.range(0, segments, num_stages=8):
         segment = segments - 1 - n if REVERSE else n
         place = (batch * segments + segment) * plane + channel
-        store_state(starts + place, channels, here, h_re, h_im, TURNS)
         p_re, p_im = load_state(product + place, channels, here, TURNS)
         x_re, x_im = load_state(added + place, channels, here, TURNS)
+        store_state(starts + place, channels, here, h_re, h_im, TURNS)
         forgets = (p_re == 0.0) & (p_im == 0.0)  # also what is not finite, as a reset does
         h_re, h_im = turned(p_re, p_im, h_re, h_im, TURNS)
         h_re = tl.where(forgets, 0.0, h_re) + x_re
