@@ -105,5 +105,5 @@ def test_no_file_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load(Whole, tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="binary.yaml is not UTF-8; save it as UTF-8"):
+    with pytest.raises(InputError, match=r"binary.yaml is not UTF-8; save it as UTF-8"):
         load(Whole, tmp_path / "binary.yaml")

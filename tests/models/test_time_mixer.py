@@ -70,5 +70,5 @@ def test_gates_keep_their_precision_under_autocast() -> None:
 def test_gates_of_16_bits_are_refused(dtype: torch.dtype) -> None:
     x_BLD = torch.randn(2, 3, 6, dtype=dtype)
     for layer in (GateLoop(6), partial(gate_logits, nn.Linear(6, 6).to(dtype))):
-        with pytest.raises(TypeError, match="gates' weights are .* under torch.autocast"):
+        with pytest.raises(TypeError, match=r"gates' weights are .* under torch.autocast"):
             (layer.to(dtype) if isinstance(layer, nn.Module) else layer)(x_BLD)

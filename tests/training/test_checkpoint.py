@@ -173,7 +173,7 @@ def test_a_damaged_best_is_found_again_in_the_checkpoint_of_its_step(
     assert capsys.readouterr().err == ""
     save(folder, 6, value=6.0)
     same.path.unlink()
-    with pytest.raises(InputError, match="best-00000005-.* is damaged; delete the run's folder"):
+    with pytest.raises(InputError, match=r"best-00000005-.* is damaged; delete the run's folder"):
         checkpoint.best_weights(tmp_path)
     checkpoint.warn_of_lost_best(tmp_path)
     said = capsys.readouterr().err
