@@ -118,7 +118,7 @@ def fla_gla(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, beta: Tensor) -> Ten
 def jax_calls(kind: str, scan: str, problem: Problem) -> Calls:
     """jax.lax.``scan`` (associative_scan or scan) under jit, gates and gradients inside too."""
     if problem.inputs[0].is_cuda:
-        raise NotImplementedError("on a GPU its kernels are on a stream of its own, not timed here")
+        raise RuntimeError("on a GPU its kernels are on a stream of its own, not timed here")
     import jax
     import jax.numpy as jnp
 

@@ -247,7 +247,8 @@ def outer_product_backward(
     amplitude, phase = _spread(amplitude, q), None if phase is None else _spread(phase, q)
     grad_last, reset = grad_last.contiguous(), None if reset is None else reset.contiguous()
     # whoever kept it elsewhere (saved_tensors_hooks) may bring it back to any address
-    kept = kept.contiguous() if kept.data_ptr() % ALIGNMENT == 0 else kept.clone()
+    kept = kept.contiguous()
+    kept = kept if kept.data_ptr() % ALIGNMENT == 0 else kept.clone()
     size = (_blocks(v), *v.shape[:3], q.shape[3])
 
     def of(gate: Tensor) -> Tensor:
